@@ -1,0 +1,1 @@
+"""One HTTP exchange becomes facts of intent and outcome."""

@@ -1,0 +1,380 @@
+"""
+What an answer says: read from a whole body, or from the few events of a stream that are worth reading.
+
+All shapes of API.md sections 6, 7, 9 and 11 come down to the same names: `usage` with chat's or Responses' words for
+tokens, an `error` member that may be an object, a word or an envelope, finish reasons in choices, in a status or in
+`stop_reason`. What comes later replaces what came before, except the identity of the generation, which is that of the
+first event. Nothing here decides how a call ended; `exchange` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Raw, Struct
+
+from openrouter_audit.capture.json_text import (
+    NULL,
+    boolean,
+    integer,
+    items,
+    members,
+    number,
+    parse,
+    present,
+    scan,
+    text,
+)
+from openrouter_audit.core.entries import RouterAttempt
+
+MAX_ATTEMPTS = 16
+_STOP_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""Anthropic's words in chat's (the raw one stays in `native_finish_reason`)."""
+_STATUSES = {"completed": "stop", "incomplete": "length", "failed": "error"}
+"""Responses' status in chat's words (C6: incomplete is `length`)."""
+_ENVELOPE_TYPES = {
+    "authentication_error": "authentication",
+    "permission_error": "permission_denied",
+    "billing_error": "payment_required",
+    "not_found_error": "not_found",
+    "rate_limit_error": "rate_limit_exceeded",
+    "overloaded_error": "provider_overloaded",
+    "timeout_error": "timeout",
+    "invalid_request_error": "invalid_request",
+    "api_error": "server",
+    "ZodError": "invalid_request",
+}
+"""Messages' error types, and the one of the routes that validate differently, in OpenRouter's list (C6)."""
+_NOT_GENERATIONS = frozenset({"batches", "files", "data", "presets"})
+"""Endpoints whose body `id` is that of something else."""
+_ENDING_TYPES = frozenset({"response.completed", "response.failed", "response.incomplete", "message_stop"})
+_ENDED_BY_TYPE = frozenset({"responses", "messages", "unclassified"})
+"""Endpoints whose streams end with a typed event; the others end with `[DONE]` (C10)."""
+_BAD_REASONS = frozenset({"error", "network_error"})
+
+Source = Literal["http", "body", "choice", "stream", "client"]
+
+
+class _Top(Struct):
+    type: Raw = NULL
+    object: Raw = NULL
+    id: Raw = NULL
+    generation_id: Raw = NULL
+    request_id: Raw = NULL
+    model: Raw = NULL
+    provider: Raw = NULL
+    status: Raw = NULL
+    choices: Raw = NULL
+    usage: Raw = NULL
+    error: Raw = NULL
+    error_type: Raw = NULL
+    code: Raw = NULL
+    response: Raw = NULL
+    message: Raw = NULL
+    delta: Raw = NULL
+    stop_reason: Raw = NULL
+    incomplete_details: Raw = NULL
+    service_tier: Raw = NULL
+    openrouter_metadata: Raw = NULL
+
+
+class _Choice(Struct):
+    finish_reason: Raw = NULL
+    native_finish_reason: Raw = NULL
+    error: Raw = NULL
+
+
+class _Error(Struct):
+    code: Raw = NULL
+    type: Raw = NULL
+    name: Raw = NULL
+    error_type: Raw = NULL
+    metadata: Raw = NULL
+    reason: Raw = NULL
+    stop_reason: Raw = NULL
+
+
+class _Usage(Struct):
+    prompt_tokens: Raw = NULL
+    completion_tokens: Raw = NULL
+    input_tokens: Raw = NULL
+    output_tokens: Raw = NULL
+    prompt_tokens_details: Raw = NULL
+    completion_tokens_details: Raw = NULL
+    input_tokens_details: Raw = NULL
+    output_tokens_details: Raw = NULL
+    cache_read_input_tokens: Raw = NULL
+    cache_creation_input_tokens: Raw = NULL
+    cost: Raw = NULL
+    is_byok: Raw = NULL
+    cost_details: Raw = NULL
+    service_tier: Raw = NULL
+
+
+class _Details(Struct):
+    cached_tokens: Raw = NULL
+    cache_write_tokens: Raw = NULL
+    reasoning_tokens: Raw = NULL
+    upstream_inference_cost: Raw = NULL
+
+
+class _Metadata(Struct):
+    attempts: Raw = NULL
+    provider: Raw = NULL
+    model: Raw = NULL
+    status: Raw = NULL
+
+
+class Answer:
+    """The facts of one answer so far."""
+
+    __slots__ = ("_endpoint", "facts", "failed", "finished", "identified", "items_added", "items_done", "priced")
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self.facts: dict[str, Any] = {}
+        """Fields of `CallOutcome` by name; only those that are known."""
+        self.identified = False
+        """The generation has said its id."""
+        self.failed = False
+        """There was an error in the body, a choice or the stream."""
+        self.finished = False
+        """A finish reason was seen."""
+        self.priced = False
+        """Usage was seen."""
+        self.items_added = 0
+        self.items_done = 0
+        """Output items of a Responses stream; all done is the end of an answer that lacks its terminal event."""
+
+    def read_body(self, body: bytes) -> None:
+        """A whole body, decoded; may be an `Excerpt`."""
+        start = body[:64].lstrip()[:1]
+        if start != b"{":
+            return
+        top = parse(_Top, body)
+        if top is None:
+            self._scan(body)
+        else:
+            self._read(top, "body")
+
+    def read_event(self, payload: bytes) -> bool:
+        """One event's data; True when it is the last of its stream."""
+        if payload == b"[DONE]":
+            return True
+        if payload[:1] != b"{":
+            return False
+        top = parse(_Top, payload)
+        if top is None:
+            self._scan(payload)
+            kind = text(scan(payload, b"type"))
+            if kind in _ENDING_TYPES and self._endpoint == "responses":
+                self._status(kind.removeprefix("response."), _Top())
+        else:
+            kind = text(top.type)
+            if kind is None:
+                self._read(top, "stream")
+                return False
+            self._read_typed(kind, top)
+        return self._endpoint in _ENDED_BY_TYPE and (kind in _ENDING_TYPES or kind == "error")
+
+    def judge_reasons(self) -> None:
+        """Some providers fail with no error member, by their finish reason alone (API.md section 7)."""
+        facts = self.facts
+        if not self.failed:
+            for name in ("native_finish_reason", "finish_reason"):
+                if facts.get(name) in _BAD_REASONS:
+                    self.failed = True
+                    facts.setdefault("error_code", facts[name])
+                    facts.setdefault("error_source", "choice")
+                    return
+
+    def _read_typed(self, kind: str, top: _Top) -> None:
+        match kind:
+            case "response.output_item.added":
+                self.items_added += 1
+            case "response.output_item.done":
+                self.items_done += 1
+            case "message_start":
+                inner = members(_Top, top.message)
+                if inner is not None:
+                    self._read(inner, "stream")
+            case "message_delta":
+                delta = members(_Error, top.delta)
+                if delta is not None:
+                    self._stop_reason(delta.stop_reason)
+                self._usage(top.usage)
+            case "error" if not present(top.error):
+                # Responses' own error event has code and message beside its type.
+                self._failed("stream", text(top.code) or number(top.code), text(top.error_type))
+            case "image_generation.completed":
+                self.finished = True
+                self._read(top, "stream")
+            case _:
+                inner = members(_Top, top.response)
+                self._read(inner or top, "stream")
+                if inner is not None and (word := text(top.error_type)) and self.failed:
+                    self.facts["error_type"] = word
+                if inner is not None and present(top.openrouter_metadata):
+                    self._metadata(top.openrouter_metadata)
+
+    def _read(self, top: _Top, source: Source) -> None:
+        facts = self.facts
+        if not self.identified:
+            self._identify(top)
+        if top.choices is not NULL:
+            for value in items(top.choices):
+                self._choice(value)
+        elif top.stop_reason is not NULL:
+            self._stop_reason(top.stop_reason)
+        elif (self._endpoint == "responses" or text(top.object) == "response") and (status := text(top.status)):
+            self._status(status, top)
+        if top.usage is not NULL:
+            self._usage(top.usage)
+        if top.service_tier is not NULL and (tier := text(top.service_tier)):
+            facts["service_tier"] = tier
+        if top.openrouter_metadata is not NULL:
+            self._metadata(top.openrouter_metadata)
+        if top.error is not NULL:
+            self._error(top.error, source)
+            if self.failed and (reference := text(top.request_id)):
+                facts["request_id"] = reference
+
+    def _identify(self, top: _Top) -> None:
+        facts = self.facts
+        identifier = text(top.generation_id) or text(top.id)
+        if identifier and self._endpoint not in _NOT_GENERATIONS:
+            facts["generation_id"], facts["generation_source"] = identifier, "body"
+            self.identified = True
+        for name, value in (("model", top.model), ("provider", top.provider)):
+            if value is not NULL and name not in facts and (word := text(value)):
+                facts[name] = word
+
+    def _choice(self, value: Any) -> None:
+        choice = members(_Choice, value)
+        if choice is None:
+            return
+        if word := text(choice.finish_reason):
+            self.facts["finish_reason"], self.finished = word, True
+        if word := text(choice.native_finish_reason):
+            self.facts["native_finish_reason"] = word
+        if choice.error is not NULL:
+            self._error(choice.error, "choice")
+
+    def _stop_reason(self, value: Any) -> None:
+        word = text(value)
+        if word:
+            self.facts["native_finish_reason"] = word
+            self.facts["finish_reason"] = _STOP_REASONS.get(word, word)
+            self.finished = True
+
+    def _status(self, status: str, top: _Top) -> None:
+        """Responses: `in_progress` says nothing yet."""
+        reason = _STATUSES.get(status)
+        if reason is None:
+            return
+        details = members(_Error, top.incomplete_details)
+        native = text(details.reason) if details else None
+        self.facts["finish_reason"] = "content_filter" if native == "content_filter" else reason
+        self.facts["native_finish_reason"] = native or status
+        self.finished = True
+
+    def _usage(self, value: Any) -> None:
+        usage = members(_Usage, value)
+        if usage is None:
+            return
+        self.priced = True
+        facts = self.facts
+        asked = members(_Details, usage.prompt_tokens_details) or members(_Details, usage.input_tokens_details)
+        made = members(_Details, usage.completion_tokens_details) or members(_Details, usage.output_tokens_details)
+        counts = [
+            ("prompt_tokens", usage.prompt_tokens),
+            ("prompt_tokens", usage.input_tokens),
+            ("completion_tokens", usage.completion_tokens),
+            ("completion_tokens", usage.output_tokens),
+            ("cached_tokens", usage.cache_read_input_tokens),
+            ("cache_write_tokens", usage.cache_creation_input_tokens),
+        ]
+        if asked is not None:
+            counts += [("cached_tokens", asked.cached_tokens), ("cache_write_tokens", asked.cache_write_tokens)]
+        if made is not None:
+            counts.append(("reasoning_tokens", made.reasoning_tokens))
+        for name, count in counts:
+            if count is not NULL and (whole := integer(count)) is not None:
+                facts[name] = whole
+        if (cost := number(usage.cost) or text(usage.cost)) is not None:
+            facts["cost"] = cost
+        if (byok := boolean(usage.is_byok)) is not None:
+            facts["is_byok"] = byok
+        if usage.service_tier is not NULL and (tier := text(usage.service_tier)):
+            facts["service_tier"] = tier
+        details = members(_Details, usage.cost_details)
+        if details is not None and (bill := number(details.upstream_inference_cost)) is not None:
+            facts["upstream_cost"] = bill
+
+    def _metadata(self, value: Any) -> None:
+        metadata = members(_Metadata, value)
+        if metadata is None:
+            return
+        tried = (members(_Metadata, attempt) for attempt in items(metadata.attempts)[:MAX_ATTEMPTS])
+        attempts = tuple(
+            RouterAttempt(provider=text(one.provider), model=text(one.model), status=integer(one.status))
+            for one in tried
+            if one is not None
+        )
+        if attempts:
+            self.facts["attempts"] = attempts
+
+    def _error(self, value: Any, source: Source) -> None:
+        if not present(value):
+            return
+        error = members(_Error, value)
+        if error is None:
+            # A sentence: it says that the call failed, and nothing that may be stored.
+            self._failed(source, None, None)
+            return
+        envelope = text(error.type) or text(error.name)
+        details = members(_Error, error.metadata)
+        code = text(error.code) or number(error.code) or (text(error.type) if source == "stream" else None)
+        kind = (text(details.error_type) if details else None) or text(error.error_type)
+        self._failed(source, code, kind or _ENVELOPE_TYPES.get(envelope or ""))
+
+    def _failed(self, source: Source, code: str | None, kind: str | None) -> None:
+        facts = self.facts
+        if self.failed and source == "choice":
+            return  # the error beside the choices says the same with more detail
+        self.failed = True
+        facts["error_source"] = source
+        if code:
+            facts["error_code"] = code
+        if kind:
+            facts["error_type"] = kind
+
+    def _scan(self, body: bytes) -> None:
+        """Text that is no JSON: damaged, nested too deep, or the two ends of something large."""
+        usage, error = scan(body, b"usage", last=True), scan(body, b"error")
+        found = _Top(
+            id=_or_null(scan(body, b"id")),
+            model=_or_null(scan(body, b"model")),
+            provider=_or_null(scan(body, b"provider", last=True)),
+            usage=_or_null(usage),
+            error=_or_null(error),
+        )
+        if not (text(found.id) or "").startswith("gen-"):
+            found.id = _or_null(scan(body, b"id", last=True))
+        if not (text(found.id) or "").startswith("gen-"):
+            found.id = NULL
+        if reason := text(scan(body, b"finish_reason", last=True)):
+            self.facts["finish_reason"], self.finished = reason, True
+        if reason := text(scan(body, b"native_finish_reason", last=True)):
+            self.facts["native_finish_reason"] = reason
+        self._read(found, "body")
+
+
+def _or_null(value: Raw | None) -> Raw:
+    return NULL if value is None else value

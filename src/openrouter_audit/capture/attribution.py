@@ -1,0 +1,207 @@
+"""
+Who a call is for: an application says so once, for everything that happens inside a block.
+
+The scope lives in a context variable, so that it follows tasks and does not leak between threads. Inner blocks win over
+outer ones, member by member; tags are merged. Who is named here goes to the vault alone: the entry gets a random
+reference, proposed by this process for one person and one month, so that what is left after an erasure links for a month
+and no longer.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+from collections import OrderedDict
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from decimal import Decimal
+
+MAX_REFERENCES = 10_000
+"""People remembered by this process; the vault knows the others, and has the last word anyway."""
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class Receipt:
+    """What the application learns of a call it made; the last four are None until they are known."""
+
+    __slots__ = ("attempt", "call_id", "entry_index", "generation_id", "status", "total_cost")
+
+    def __init__(self, call_id: str, attempt: int) -> None:
+        self.call_id = call_id
+        self.attempt = attempt
+        self.generation_id: str | None = None
+        self.status: str | None = None
+        self.total_cost: Decimal | None = None
+        """Credits (US dollars): the answer's own figure first, then what was billed."""
+        self.entry_index: int | None = None
+        """Place of the outcome in the log."""
+
+    def __repr__(self) -> str:
+        return f"Receipt({self.call_id}, attempt {self.attempt}, {self.status or 'open'})"
+
+
+class Scope:
+    """One block's attribution, merged with those around it."""
+
+    __slots__ = ("outer", "purpose", "receipts", "session", "tags", "tenant", "user")
+
+    def __init__(self, block: attribution, outer: Scope | None) -> None:
+        self.outer = outer
+        self.receipts: list[Receipt] = []
+        self.user = block.user or (outer.user if outer else None)
+        self.session = block.session or (outer.session if outer else None)
+        self.tenant = block.tenant or (outer.tenant if outer else None)
+        self.purpose = block.purpose or (outer.purpose if outer else None)
+        self.tags = {**outer.tags, **block.tags} if outer else block.tags
+
+    def receipt(self, call_id: str, attempt: int) -> Receipt:
+        """A receipt for a new call, in the lists of this block and of all around it."""
+        receipt = Receipt(call_id, attempt)
+        scope: Scope | None = self
+        while scope is not None:
+            scope.receipts.append(receipt)
+            scope = scope.outer
+        return receipt
+
+
+_scope: ContextVar[Scope | None] = ContextVar("openrouter_audit_scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """The innermost block that is open here; None outside of all."""
+    return _scope.get()
+
+
+class attribution:  # noqa: N801 - used as a function is: `with attribution(user="u")`, `@attribution(purpose="triage")`
+    """
+    Attribute every call made inside to somebody.
+
+    A context manager that yields a growing list of receipts, and a decorator for functions, coroutines and both kinds of
+    generators (a decorated generator has its scope while it runs, and its consumer does not).
+    """
+
+    __slots__ = ("purpose", "session", "tags", "tenant", "user")
+
+    def __init__(
+        self,
+        *,
+        user: str | None = None,
+        session: str | None = None,
+        tenant: str | None = None,
+        purpose: str | None = None,
+        tags: Mapping[str, str] = {},  # noqa: B006 - read only, and copied
+    ) -> None:
+        self.user, self.session, self.tenant, self.purpose = user, session, tenant, purpose
+        self.tags = dict(tags)
+
+    def __enter__(self) -> list[Receipt]:
+        scope = Scope(self, _scope.get())
+        _scope.set(scope)
+        return scope.receipts
+
+    def __exit__(self, *_: object) -> None:
+        scope = _scope.get()
+        if scope is not None:
+            _scope.set(scope.outer)
+
+    def __call__(self, function: F) -> F:
+        wrapper: Any
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return _drive_async(Scope(self, _scope.get()), function(*args, **kwargs))
+
+        elif inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return _drive(Scope(self, _scope.get()), function(*args, **kwargs))
+
+        elif inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return function(*args, **kwargs)
+
+        return cast("F", wrapper)
+
+
+def _drive(scope: Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run a generator step by step, each step inside the scope."""
+    step: Callable[[], Any] = functools.partial(next, generator)
+    try:
+        while True:
+            outside = _scope.get()
+            _scope.set(scope)
+            try:
+                item = step()
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                _scope.set(outside)
+            try:
+                sent = yield item
+                step = functools.partial(generator.send, sent)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                step = functools.partial(generator.throw, error)
+    finally:
+        generator.close()
+
+
+async def _drive_async(scope: Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+    step: Callable[[], Any] = generator.__anext__
+    try:
+        while True:
+            outside = _scope.get()
+            _scope.set(scope)
+            try:
+                item = await step()
+            except StopAsyncIteration:
+                return
+            finally:
+                _scope.set(outside)
+            try:
+                sent = yield item
+                step = functools.partial(generator.asend, sent)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                step = functools.partial(generator.athrow, error)
+    finally:
+        await generator.aclose()
+
+
+_references: OrderedDict[tuple[str, int, int], str] = OrderedDict()
+"""(user, UTC year, month) -> reference. Single dictionary operations only: finalizers may come in between."""
+
+
+def reference_for(user: str, at_us: int) -> str:
+    """The reference this process proposes for a person in the month of `at_us`: 32 hex digits, random."""
+    moment = time.gmtime(at_us // 1_000_000)
+    key = (user, moment.tm_year, moment.tm_mon)
+    reference = _references.get(key)
+    if reference is None:
+        reference = _references.setdefault(key, os.urandom(16).hex())
+        if len(_references) > MAX_REFERENCES:
+            try:
+                _references.popitem(last=False)
+            except KeyError:
+                pass
+    return reference

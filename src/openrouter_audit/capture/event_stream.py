@@ -1,0 +1,115 @@
+"""
+Finds, in a stream of server-sent events, the few lines an audit needs, for any cutting of the bytes.
+
+A stream has tens to thousands of `data:` lines and four of them matter: the first, the one with the finish reason, the one
+with usage, the last. Parsing each would cost more than all the rest, so whole blocks are first asked for a few byte strings
+and dropped when none is there. A marker inside a JSON string cannot be taken for one: its quotation marks are escaped.
+A marker that is there for another reason costs a parse and changes no fact.
+
+Lines end with LF, CR LF or CR (WHATWG HTML, section 9.2.6). A line that does not end in a piece waits for the next one;
+past `2 * KEEP_BYTES` its middle is dropped, which leaves text that no JSON parser takes and a byte scan still reads.
+"""
+
+from __future__ import annotations
+
+KEEP_BYTES = 64 * 1024
+"""Kept of each end of an over-long text. Ids and models stand at the front of an answer, usage and cost at its end."""
+OPENING_EVENTS = 8
+"""So many first `data:` lines are handed out whatever they hold: one of them names the generation, if any does."""
+
+CHAT_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b'finish_reason":"', b'finish_reason": "')
+RESPONSES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"response.output_item.", b"response.failed", b"response.inc")
+MESSAGES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"message_st", b'"stop_reason"')
+ALL_MARKERS = tuple(
+    dict.fromkeys((*CHAT_MARKERS, *RESPONSES_MARKERS, *MESSAGES_MARKERS, b"response.completed", b"image_generation."))
+)
+
+
+class Excerpt:
+    """Bytes collected in order, of which both ends are kept when there are too many."""
+
+    __slots__ = ("_head", "_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._head: bytes | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > 2 * KEEP_BYTES:
+            self._cut()
+
+    def take(self) -> bytes:
+        """All of it, or both ends with a NUL between them; empty afterwards."""
+        pieces = self._pieces
+        text = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._head is not None:
+            text = self._head + b"\x00" + text[-KEEP_BYTES:]
+        self._head, self._pieces, self._size = None, [], 0
+        return text
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def _cut(self) -> None:
+        # Down to one KEEP_BYTES: the next cut is a whole KEEP_BYTES away, so the copying stays linear.
+        text = b"".join(self._pieces)
+        if self._head is None:
+            self._head, text = text[:KEEP_BYTES], text[KEEP_BYTES:]
+        self._pieces = [text[-KEEP_BYTES:]]
+        self._size = len(self._pieces[0])
+
+
+class EventScanner:
+    """Takes decoded bytes, gives what follows `data:` in the lines worth reading."""
+
+    __slots__ = ("_carry", "_markers", "opening")
+
+    def __init__(self, markers: tuple[bytes, ...] = ALL_MARKERS) -> None:
+        self._markers = markers
+        self._carry = Excerpt()
+        self.opening = OPENING_EVENTS
+        """How many more `data:` lines are handed out unasked; set to 0 once the generation is known."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Payloads of the interesting lines that end in this piece, in order."""
+        if b"\r" in data:
+            # JSON escapes CR, so these are line ends; the empty lines this may add mean nothing here.
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        end = data.rfind(b"\n") + 1
+        if not end:
+            if data:
+                self._carry.add(data)
+            return []
+        block, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        if self._carry:
+            self._carry.add(block)
+            block = self._carry.take()
+        if rest:
+            self._carry.add(rest)
+        return self._read(block)
+
+    def flush(self) -> list[bytes]:
+        """The last line, when the stream ended without ending it."""
+        return self._read(self._carry.take()) if self._carry else []
+
+    def _read(self, block: bytes) -> list[bytes]:
+        markers = self._markers
+        if not self.opening:
+            for marker in markers:
+                if marker in block:
+                    break
+            else:
+                return []
+        found = []
+        for line in block.split(b"\n"):
+            if not line.startswith(b"data:"):
+                continue
+            if self.opening:
+                self.opening -= 1
+            elif not any(marker in line for marker in markers):
+                continue
+            found.append(line[5:].strip())
+        return found

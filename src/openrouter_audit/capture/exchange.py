@@ -1,0 +1,439 @@
+"""
+One HTTP exchange, as events, becomes the facts of one call; and every way in which a call can end is decided here.
+
+The exchange does no input or output and knows no client library: an adapter tells it what passes by, in this order:
+
+    begin -> head -> body, body, … -> end_of_body | failed | closed
+       \\-> failed
+
+and gets the intent from `begin` and the outcome from whichever event is the last, once. `body` gives the outcome with the
+piece that holds the terminal event, or the last byte of a body whose length is known: the adapter writes it *before* it
+hands that piece on (C10). What comes later is not counted.
+
+How a call ended (C6):
+
+    an HTTP status from 400 up                            error
+    an error in the body, a choice, an event              error
+    finish reason `error` or `network_error`              error
+    terminal event, or the whole body                     success, complete
+    finish reason and usage, then closed or EOF           success
+    all output items done, then EOF (Responses)           success
+    EOF before that                                       error, truncated
+    close or loss of the last reference before that       abandoned
+    the client's own time-out                             timeout
+    CancelledError, KeyboardInterrupt, SystemExit         cancelled
+    any other exception                                   error
+
+At most 256 KiB of an exchange are kept, and nothing of it once it is over.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from openrouter_audit.capture.answer_facts import Answer
+from openrouter_audit.capture.attribution import Scope, reference_for
+from openrouter_audit.capture.decoding import Decoder, decoder_for
+from openrouter_audit.capture.event_stream import (
+    ALL_MARKERS,
+    CHAT_MARKERS,
+    MESSAGES_MARKERS,
+    RESPONSES_MARKERS,
+    EventScanner,
+    Excerpt,
+)
+from openrouter_audit.capture.openrouter import Route, api_key, key_hash, retry_after_ms, route, sdk
+from openrouter_audit.capture.request_facts import RequestFacts, read_request
+from openrouter_audit.core.commitments import Commitment, commit, derive_keys
+from openrouter_audit.core.entries import CallIntent, CallOutcome, Mode, Private, RedirectHop, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openrouter_audit.capture.failures import Failure
+    from openrouter_audit.capture.grouping import Place
+
+_MARKERS = {
+    "chat": CHAT_MARKERS,
+    "completions": CHAT_MARKERS,
+    "responses": RESPONSES_MARKERS,
+    "messages": MESSAGES_MARKERS,
+}
+_TOKEN_MARKERS = {
+    "responses": (b'.delta"',),
+    "messages": (b"content_block_delta",),
+}
+_CHAT_TOKENS = (b'"content":"', b'"reasoning":"', b'"tool_calls":[', b'"text":"')
+_NO_TOKENS = (b'"content":""', b'"reasoning":""', b'"text":""')
+_BODILESS_STATUSES = frozenset({204, 304})
+
+
+class Clock(Protocol):
+    def wall_us(self) -> int: ...
+    def monotonic_us(self) -> int: ...
+
+
+class SystemClock:
+    """Microseconds of the machine's clocks."""
+
+    @staticmethod
+    def wall_us() -> int:
+        return time.time_ns() // 1000
+
+    @staticmethod
+    def monotonic_us() -> int:
+        return time.monotonic_ns() // 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestHead:
+    """A request about to be sent."""
+
+    method: str
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    """Without query."""
+    headers: dict[bytes, bytes]
+    """By lower-case name."""
+    body: bytes | None
+    """None where it is a stream: then it is not known before it is sent."""
+
+
+class CallExchange:
+    """The facts of one call; made by one thread or task at a time."""
+
+    __slots__ = (
+        "_answer",
+        "_call_id",
+        "_chunks",
+        "_clock",
+        "_commitment",
+        "_decoder",
+        "_expected",
+        "_facts",
+        "_first_byte",
+        "_first_token",
+        "_kept",
+        "_last_byte",
+        "_method",
+        "_now",
+        "_response_key",
+        "_route",
+        "_scanner",
+        "_size",
+        "_start",
+        "_status",
+        "_undecodable",
+        "api_key",
+        "base_url",
+        "over",
+    )
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._now = clock.monotonic_us
+        self._status: int | None = None
+        self._chunks = self._size = 0
+        self._expected: int | None = None
+        self._first_byte: int | None = None
+        self._first_token: int | None = None
+        self._last_byte: int | None = None
+        self._scanner: EventScanner | None = None
+        self._kept: Excerpt | None = None
+        self._decoder: Decoder | None = None
+        self._undecodable = False
+        self._commitment: Commitment | None = None
+        self._facts: dict[str, Any] = {}
+        self.over = False
+        """The outcome was given."""
+        self.api_key: str | None = None
+        self.base_url: str | None = None
+
+    def begin(
+        self,
+        request: RequestHead,
+        *,
+        call_id: str,
+        call_key: bytes,
+        place: Place,
+        scope: Scope | None,
+        mode: Mode,
+        policy: str | None,
+    ) -> tuple[CallIntent, Private]:
+        """
+        The intent, to be written before the first byte of the request leaves.
+
+        Args:
+            call_id: 32 hex digits, random and new.
+            call_key: 32 random bytes, new: the key of both commitments (C8).
+        """
+        self._start = self._now()
+        at_us = self._clock.wall_us()
+        headers, body = request.headers, request.body
+        self._call_id, self._method = call_id, request.method
+        self._route = kind = route(request.method, request.path)
+        self._answer = Answer(kind.endpoint)
+        keys = derive_keys(call_key)
+        self._response_key = keys.response
+        self.api_key = key = api_key(headers)
+        authority = request.host if request.port is None else f"{request.host}:{request.port}"
+        self.base_url = f"{request.scheme}://{authority}{kind.base}"
+        asked = read_request(body) if body else RequestFacts()
+        intent = CallIntent(
+            v=1,
+            id=call_id,
+            at_us=at_us,
+            group=place.group,
+            attempt=place.attempt,
+            endpoint=kind.endpoint,
+            method=request.method,
+            path=kind.path,
+            host=authority,
+            sdk=sdk(headers),
+            key_hash=None if key is None else key_hash(key),
+            request_bytes=None if body is None else len(body),
+            request_commitment=None if body is None else commit(keys.request, body).hex(),
+            mode=mode,
+            policy=policy,
+            **asked.fields,
+        )
+        return intent, self._private(request, call_key, at_us, scope, asked, kind)
+
+    def _private(
+        self,
+        request: RequestHead,
+        call_key: bytes,
+        at_us: int,
+        scope: Scope | None,
+        asked: RequestFacts,
+        kind: Route,
+    ) -> Private:
+        user, session = asked.user, asked.session
+        if session is None and (value := request.headers.get(b"x-session-id")):
+            session = value.decode("latin-1")
+        if scope is not None:
+            user, session = scope.user or user, scope.session or session
+        return Private(
+            commitment_key=call_key,
+            user=user,
+            reference=None if user is None else reference_for(user, at_us),
+            tenant=scope.tenant if scope else None,
+            session=session,
+            purpose=scope.purpose if scope else None,
+            tags=scope.tags if scope else {},
+            base_url=self.base_url,
+            path=None if kind.path == request.path else request.path,
+        )
+
+    def head(self, status: int, headers: Mapping[bytes, bytes], hops: tuple[RedirectHop, ...] = ()) -> None:
+        """Status line and header fields (lower-case names) came."""
+        self._first_byte = self._last_byte = self._now()
+        self._status = status
+        self._read_headers(headers)
+        if hops:
+            self._facts["redirects"] = hops
+        self._commitment = Commitment(self._response_key)
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in {b"identity", b""}:
+            self._decoder = decoder_for(encoding.decode("latin-1"))
+            self._undecodable = self._decoder is None
+        if status < 400 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
+            self._scanner = EventScanner(_MARKERS.get(self._route.endpoint, ALL_MARKERS))
+            return
+        self._kept = Excerpt()
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and b"transfer-encoding" not in headers and not self._is_bodiless():
+            self._expected = int(length)
+
+    def body(self, piece: bytes) -> CallOutcome | None:
+        """A piece of body came, as it came off the wire; the outcome, if the answer ends in it."""
+        if self.over:
+            return None
+        self._last_byte = self._now()
+        self._chunks += 1
+        self._size += len(piece)
+        if self._commitment is not None:
+            self._commitment.update(piece)
+        if self._decoder is not None:
+            ended = False
+            for data in self._decoded(piece):
+                ended = self._read(data) or ended
+        else:
+            ended = not self._undecodable and self._read(piece)
+        if ended or (self._expected is not None and self._size >= self._expected):
+            return self._complete()
+        return None
+
+    def known_body(self, content: bytes, *, raw_bytes: int, encoded: bool) -> CallOutcome | None:
+        """The whole answer was read before it was ours to watch, and only its decoded form is left."""
+        if not encoded:
+            self._expected = None
+            return self.body(content) or self.end_of_body()
+        self._last_byte = self._now()
+        self._chunks, self._size = 1, raw_bytes
+        self._decoder, self._undecodable, self._commitment = None, False, None
+        self._read(content)
+        return self.end_of_body()
+
+    def end_of_body(self) -> CallOutcome | None:
+        """The body came to its end by itself."""
+        if self.over:
+            return None
+        scanner = self._scanner
+        if scanner is None:
+            return self._complete()
+        if any([self._answer.read_event(payload) for payload in scanner.flush()]):
+            return self._complete()
+        answer = self._answer
+        if answer.failed or self._enough() or 0 < answer.items_added == answer.items_done:
+            return self._outcome("success", complete=False)
+        if self._undecodable:
+            return self._outcome("success", complete=True)  # to its end, and in an encoding nobody here can read
+        self._facts.update(error_code="truncated", error_type="truncated", error_source="stream")
+        return self._outcome("error", complete=False)
+
+    def failed(self, failure: Failure) -> CallOutcome | None:
+        """Sending, or reading the answer, raised."""
+        if self.over:
+            return None
+        kind = failure.kind
+        if kind in {"timeout", "cancelled"}:
+            status: Status = "timeout" if kind == "timeout" else "cancelled"
+        else:
+            status = "error"
+        self._facts.update(error_code=failure.name, error_source="client")
+        if kind in {"connect", "tls", "truncated", "decode"}:
+            self._facts["error_type"] = kind
+        return self._outcome(status, complete=False)
+
+    def closed(self, *, interrupted: bool = False) -> CallOutcome | None:
+        """
+        Nobody will read on: closed, or the last reference was lost.
+
+        Args:
+            interrupted: This happens because of CancelledError, KeyboardInterrupt or SystemExit.
+        """
+        if self.over:
+            return None
+        if self._enough():
+            return self._outcome("success", complete=False)
+        if self._expected == 0 or (self._status is not None and self._is_bodiless()):
+            return self._complete()
+        return self._outcome("cancelled" if interrupted else "abandoned", complete=False)
+
+    def refused(self) -> CallOutcome:
+        """We did not let it be sent, although its intent is written."""
+        self._facts.update(error_code="AuditUnavailable", error_source="client")
+        return self._outcome("refused", complete=False)
+
+    def _read_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        facts = self._facts
+        for name, field in _HEADER_FIELDS:
+            value = headers.get(name)
+            if value is not None:
+                facts[field] = value.decode("latin-1")
+        if b"retry-after" in headers or b"retry-after-ms" in headers:
+            facts["retry_after_ms"] = retry_after_ms(headers)
+
+    def _is_bodiless(self) -> bool:
+        return self._method == "HEAD" or self._status in _BODILESS_STATUSES
+
+    def _enough(self) -> bool:
+        """The caller has the whole answer and its price; only the terminal event is missing."""
+        return self._scanner is not None and self._answer.finished and self._answer.priced
+
+    def _decoded(self, piece: bytes) -> list[bytes]:
+        try:
+            return self._decoder.decode(piece) if self._decoder is not None else []
+        except Exception:
+            # The client library will say so to its caller; here it means that no more can be read.
+            self._decoder, self._undecodable = None, True
+            self._facts["error_type"] = "decode"
+            return []
+
+    def _read(self, data: bytes) -> bool:
+        """Decoded bytes; True when the terminal event is among them."""
+        scanner = self._scanner
+        if scanner is None:
+            if self._kept is not None:
+                self._kept.add(data)
+            return False
+        answer = self._answer
+        ended = False
+        for payload in scanner.feed(data):
+            ended = answer.read_event(payload) or ended
+        if scanner.opening and answer.identified:
+            scanner.opening = 0
+        if self._first_token is None and self._has_token(data):
+            self._first_token = self._last_byte
+        return ended
+
+    def _has_token(self, data: bytes) -> bool:
+        markers = _TOKEN_MARKERS.get(self._route.endpoint)
+        if markers is not None:
+            return any(marker in data for marker in markers)
+        for empty in _NO_TOKENS:
+            if empty in data:
+                data = data.replace(empty, b"")
+        return any(marker in data for marker in _CHAT_TOKENS)
+
+    def _complete(self) -> CallOutcome:
+        if self._kept is not None and self._kept:
+            self._answer.read_body(self._kept.take())
+        if self._undecodable and self._facts.get("error_type") == "decode":
+            self._facts.update(error_code="decode", error_source="client")
+            return self._outcome("error", complete=True)
+        return self._outcome("success", complete=True)
+
+    def _outcome(self, status: Status, *, complete: bool) -> CallOutcome:
+        """The end: what the answer says goes before what its headers say, and an error of its own before the caller's."""
+        self.over = True
+        answer, start, http_status = self._answer, self._start, self._status
+        answer.judge_reasons()
+        facts = self._facts
+        if answer.failed or (http_status is not None and http_status >= 400):
+            if status != "refused":
+                status = "error"
+            facts.update(answer.facts)
+            if http_status is not None and http_status >= 400:
+                facts["error_source"] = "http"
+                if "error_code" not in answer.facts:
+                    facts["error_code"] = str(http_status)
+        else:
+            facts.update(answer.facts)
+        if status in {"success", "abandoned"}:
+            facts.pop("error_type", None)
+        if "generation_id" in facts:
+            facts.setdefault("generation_source", "header")
+        seen = http_status is not None
+        outcome = CallOutcome(
+            v=1,
+            id=self._call_id,
+            at_us=self._clock.wall_us(),
+            status=status,
+            complete=complete,
+            http_status=http_status,
+            first_byte_us=None if self._first_byte is None else self._first_byte - start,
+            first_token_us=None if self._first_token is None else self._first_token - start,
+            last_byte_us=None if self._last_byte is None else self._last_byte - start,
+            response_bytes=self._size if seen else None,
+            chunks=self._chunks if seen else None,
+            response_commitment=None if self._commitment is None else self._commitment.hexdigest(),
+            **facts,
+        )
+        self._kept = self._scanner = self._decoder = self._commitment = None
+        return outcome
+
+
+_HEADER_FIELDS = (
+    (b"x-generation-id", "generation_id"),
+    (b"x-provider-name", "provider"),
+    (b"request-id", "request_id"),
+    (b"x-request-id", "request_id"),
+    (b"cf-ray", "edge_ray"),
+    (b"x-openrouter-cache-status", "response_cache"),
+)

@@ -1,0 +1,78 @@
+"""
+Which requests are attempts of one logical call (C26).
+
+Two signs count: the same request object is sent again, as OpenRouter's SDK and plain retry loops do; or the client says
+`x-stainless-retry-count: n`, as OpenAI's and Anthropic's SDKs do with a new request object, and attempt n-1 with equal
+method, URL and body failed in this thread or task. What failed is remembered as a keyed digest in a context variable, a
+few per context and in memory only; calls that succeed cost nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextvars import ContextVar
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+REMEMBERED = 8
+"""Failed attempts kept for each context: a task rarely has more than one retry loop open."""
+
+_KEY = os.urandom(16)
+
+
+class Place(NamedTuple):
+    """A request's place among the attempts of its call."""
+
+    group: str
+    attempt: int
+    """Counted from 1."""
+
+
+class _Failed(NamedTuple):
+    digest: bytes
+    retry_count: int
+    place: Place
+
+
+_sent: WeakKeyDictionary[object, Place] = WeakKeyDictionary()
+_failed: ContextVar[tuple[_Failed, ...]] = ContextVar("openrouter_audit_failed", default=())
+
+
+def place_of(request: object, *, retry_count: bytes | None, method: str, url: object, body: bytes | None) -> Place:
+    """
+    The place of a request that is about to be sent.
+
+    Args:
+        request: The library's request object.
+        retry_count: Value of `x-stainless-retry-count`, if any.
+        url: Anything whose text is the URL; looked at for retries only.
+    """
+    before = _sent.get(request)
+    count = _count(retry_count)
+    if before is None and count:
+        digest = _digest(method, url, body)
+        for failed in _failed.get():
+            if failed.digest == digest and failed.retry_count == count - 1:
+                before = failed.place
+    place = Place(os.urandom(16).hex(), 1) if before is None else Place(before.group, before.attempt + 1)
+    _sent[request] = place
+    return place
+
+
+def remember_failure(place: Place, *, retry_count: bytes | None, method: str, url: object, body: bytes | None) -> None:
+    """An attempt failed; the next request of this context may be another one of it."""
+    count = _count(retry_count)
+    if count is not None:
+        failed = _Failed(_digest(method, url, body), count, place)
+        _failed.set((failed, *_failed.get()[: REMEMBERED - 1]))
+
+
+def _count(value: bytes | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() and len(value) < 6 else None
+
+
+def _digest(method: str, url: object, body: bytes | None) -> bytes:
+    state = hashlib.blake2b(f"{method} {url}\n".encode("utf-8", "replace"), digest_size=16, key=_KEY)
+    state.update(body or b"")
+    return state.digest()

@@ -1,0 +1,169 @@
+"""
+Reads the few members it is asked for out of JSON text, and gets something out of text that is not quite JSON.
+
+A ladder of three: msgspec, which leaves every member as its own text, so that money keeps its digits; the standard
+library, with numbers as text, for what msgspec refuses as a whole (one lone surrogate anywhere is enough); and a scan for
+byte strings, for text that is nested too deep, cut or damaged. Values of the first rung are `msgspec.Raw`, those of the
+second are Python's; the functions below take both and answer None to whatever is not of their kind.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+NULL = Raw(b"null")
+MAX_TEXT = 256
+"""Longest word of a vocabulary is 128; what is longer is handed on cut, and refused further on for its length."""
+
+S = TypeVar("S", bound=Struct)
+_decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+_list_decoder = msgspec.json.Decoder(list[Raw])
+_text_decoder = msgspec.json.Decoder(str)
+
+
+class Number(str):
+    """A JSON number of the second rung, as its own digits."""
+
+    __slots__ = ()
+
+
+def parse(kind: type[S], text: bytes) -> S | None:
+    """Members of a whole JSON object, by the first two rungs; None where both fail."""
+    try:
+        return _decoder(kind).decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        tree = json.loads(text.decode("utf-8", "replace"), parse_float=Number, parse_int=Number)
+    except (ValueError, RecursionError):
+        return None
+    return members(kind, tree)
+
+
+def members(kind: type[S], value: Any) -> S | None:
+    """Members of an object inside another."""
+    if isinstance(value, Raw):
+        if value is NULL or not bytes(memoryview(value)[:1]) == b"{":
+            return None
+        try:
+            return _decoder(kind).decode(value)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+    if isinstance(value, dict):
+        return kind(**{name: value[name] for name in kind.__struct_fields__ if name in value})
+    return None
+
+
+def items(value: Any) -> list[Any]:
+    """Values of an array; empty for anything else."""
+    if isinstance(value, Raw):
+        try:
+            return _list_decoder.decode(value) if value is not NULL else []
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return []
+    return value if isinstance(value, list) else []
+
+
+def present(value: Any) -> bool:
+    """Whether a member is there and not null."""
+    if isinstance(value, Raw):
+        return value is not NULL and bytes(value) != b"null"
+    return value is not None
+
+
+def text(value: Any, limit: int = MAX_TEXT) -> str | None:
+    """A string, cut after `limit` characters."""
+    if isinstance(value, Raw):
+        if value is NULL:
+            return None
+        raw = bytes(value)
+        if raw[:1] != b'"':
+            return None
+        try:
+            return (_text_decoder.decode(raw) if b"\\" in raw else raw[1:-1].decode())[:limit]
+        except (msgspec.MsgspecError, ValueError):
+            return None
+    return value[:limit] if isinstance(value, str) and not isinstance(value, Number) else None
+
+
+def number(value: Any) -> str | None:
+    """A number's own digits."""
+    if isinstance(value, Raw):
+        if value is NULL:
+            return None
+        raw = bytes(value)
+        return raw.decode("ascii", "replace") if raw[:1] in b"-0123456789" and raw else None
+    return str(value) if isinstance(value, Number) else None
+
+
+def integer(value: Any) -> int | None:
+    """A number without fraction or exponent; one of more than 18 digits counts as none."""
+    digits = number(value)
+    if digits is None or len(digits) > 18 or not digits.isdecimal():
+        return None
+    return int(digits)
+
+
+def boolean(value: Any) -> bool | None:
+    if isinstance(value, Raw):
+        return {b"true": True, b"false": False}.get(bytes(value)) if value is not NULL else None
+    return value if isinstance(value, bool) else None
+
+
+def words(value: Any, limit: int) -> tuple[str, ...]:
+    """The strings of an array, the first `limit` of them."""
+    return tuple(word for word in map(text, items(value)[:limit]) if word is not None)
+
+
+def scan(body: bytes, name: bytes, *, last: bool = False) -> Raw | None:
+    """
+    The third rung: a member's value, found by its name wherever it stands.
+
+    Finds a string, number or literal up to its end, an object up to its closing brace; None when the end is not there.
+    """
+    key = b'"' + name + b'"'
+    at = body.rfind(key) if last else body.find(key)
+    if at < 0:
+        return None
+    value = body[at + len(key) : at + len(key) + 8192].lstrip()
+    if not value.startswith(b":"):
+        return None
+    value = value[1:].lstrip()
+    end = _end_of(value)
+    return Raw(value[:end]) if end else None
+
+
+def _end_of(value: bytes) -> int:
+    depth, quoted, escaped = 0, False, False
+    for at, byte in enumerate(value):
+        if quoted:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                quoted = False
+                if not depth:
+                    return at + 1
+        elif byte == 0x22:
+            quoted = True
+        elif byte in b"{[":
+            depth += 1
+        elif byte in b"}]":
+            if depth <= 1:
+                return at + depth
+            depth -= 1
+        elif not depth and byte in b", \r\n\t\x00":
+            return at
+    return 0
+
+
+def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder

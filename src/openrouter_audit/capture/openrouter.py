@@ -1,0 +1,170 @@
+"""
+OpenRouter as seen from a request line and headers: which endpoint, whose key, which SDK, and what is no call at all.
+
+Paths hold identifiers and slugs that people chose, so an entry gets the path with all but OpenRouter's own words replaced
+by `~`; the whole path goes to the vault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from openrouter_audit.core.entries import Endpoint
+
+_ROOTS = ("/api/v1", "/api/alpha", "/api/beta", "/v1")
+"""Where paths begin. The last is for emulators and gateways that have no `/api`."""
+_ENDPOINTS: dict[str, Endpoint] = {
+    "chat/completions": "chat",
+    "completions": "completions",
+    "responses": "responses",
+    "messages": "messages",
+    "embeddings": "embeddings",
+    "rerank": "rerank",
+    "images": "images",
+    "images/generations": "images",
+    "audio/speech": "speech",
+    "audio/transcriptions": "transcriptions",
+    "decisions": "decisions",
+    "api/alpha/decisions": "decisions",
+    "systemone": "decisions",
+}
+_FAMILIES: dict[str, Endpoint] = {
+    "videos": "videos",
+    "batches": "batches",
+    "presets": "presets",
+    "files": "files",
+    "containers": "files",
+    "generation": "data",
+    "activity": "data",
+    "analytics": "data",
+    "auth": "data",
+    "byok": "data",
+    "credits": "data",
+    "endpoints": "data",
+    "external-users": "data",
+    "guardrails": "data",
+    "key": "data",
+    "keys": "data",
+    "models": "data",
+    "oauth": "data",
+    "observability": "data",
+    "organization": "data",
+    "private-endpoints": "data",
+    "providers": "data",
+    "scim": "data",
+    "vault": "data",
+    "workspaces": "data",
+}
+_FREE_READS = frozenset({"models", "key", "keys", "credits", "providers", "endpoints"})
+"""GETs under these neither cost nor carry content (C12); `/generation` is one too, `/generation/content` is not."""
+_WORDS = frozenset(
+    {word for path in _ENDPOINTS for word in path.split("/")}
+    | set(_FAMILIES)
+    | {"api", "v1", "alpha", "beta", "content", "feedback", "promote", "query", "meta", "destinations", "token", "members"}
+)
+_MAX_CACHED = 256
+
+
+class Route(NamedTuple):
+    endpoint: Endpoint
+    is_call: bool
+    path: str | None
+    """For the entry: OpenRouter's words, the rest as `~`. None where the endpoint is unclassified."""
+    base: str
+    """The path under which `/generation` lives."""
+
+
+_routes: dict[tuple[str, str], Route] = {}
+"""Routes already seen. Paths with ids in them are many, so it is emptied when full; threads may race, to no harm."""
+
+
+def route(method: str, path: str) -> Route:
+    """Classify a request by method and path, the path without query."""
+    known = _routes.get((method, path))
+    if known is None:
+        if len(_routes) >= _MAX_CACHED:
+            _routes.clear()
+        known = _routes[method, path] = _classify(method, path)
+    return known
+
+
+def _classify(method: str, path: str) -> Route:
+    root, rest = "", path.strip("/")
+    for candidate in _ROOTS:
+        before, found, after = path.partition(candidate + "/")
+        if found:
+            root, rest = before + candidate, after.strip("/")
+            break
+    base = root if root.endswith("/v1") else root.rpartition("/")[0] + "/v1" if root else "/api/v1"
+    family = rest.partition("/")[0]
+    endpoint = _ENDPOINTS.get(rest) or _FAMILIES.get(family) or "unclassified"
+    free = method in {"GET", "HEAD"} and (family in _FREE_READS or rest == "generation")
+    words = None
+    if endpoint != "unclassified":
+        words = "/" + "/".join(word if word in _WORDS else "~" for word in path.strip("/").split("/"))
+    return Route(endpoint, not free, words, base)
+
+
+def headers_of(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Header fields by lower-case name; of equal ones the last."""
+    return {name.lower(): value for name, value in raw}
+
+
+def api_key(headers: dict[bytes, bytes]) -> str | None:
+    """The key of a request: its bearer, or what Anthropic's clients send."""
+    bearer = headers.get(b"authorization")
+    if bearer is not None and bearer[:7].lower() == b"bearer ":
+        return bearer[7:].strip().decode("latin-1") or None
+    key = headers.get(b"x-api-key")
+    return key.decode("latin-1") if key else None
+
+
+def key_hash(key: str) -> str:
+    """OpenRouter's own identity for a key: SHA-256 of its text, hex (API.md section 1)."""
+    return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest()
+
+
+_products: dict[tuple[bytes | None, bytes | None], str | None] = {}
+
+
+def sdk(headers: dict[bytes, bytes]) -> str | None:
+    """
+    Which client made the request, `openai/3.54.0`.
+
+    Knows the forms `OpenAI/Python 3.54.0` with `x-stainless-package-version`, Speakeasy's
+    `speakeasy-sdk/python 1.3.84 2.914.0 1.0.0 openrouter`, and the common `name/version …`.
+    """
+    agent, version = headers.get(b"user-agent"), headers.get(b"x-stainless-package-version")
+    if (agent, version) in _products:
+        return _products[agent, version]
+    if len(_products) >= _MAX_CACHED:
+        _products.clear()
+    product = _products[agent, version] = _product(agent, version)
+    return product
+
+
+def _product(agent: bytes | None, version: bytes | None) -> str | None:
+    parts = (agent or b"").decode("latin-1").split()
+    if not parts:
+        return None
+    if parts[0].startswith("speakeasy-sdk/") and len(parts) > 2:
+        return f"{parts[-1]}/{parts[1]}"
+    if version is not None:
+        name = parts[0].partition("/")[0].lower().removeprefix("async")
+        return f"{name}/{version.decode('latin-1')}"
+    return parts[0]
+
+
+def retry_after_ms(headers: dict[bytes, bytes]) -> int | None:
+    """How long the server asks to wait; only its forms in numbers, a date would need a clock that agrees with its own."""
+    for name, factor in ((b"retry-after-ms", 1), (b"retry-after", 1000)):
+        value = headers.get(name)
+        if value is not None:
+            try:
+                wait = float(value) * factor
+            except ValueError:
+                continue
+            if 0 <= wait < 2**53:
+                return round(wait)
+    return None

@@ -1,0 +1,178 @@
+"""What a request's body asks for (API.md section 3): models, routing, tools, parameters; never a word of content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from openrouter_audit.capture.json_text import NULL, boolean, integer, items, members, number, parse, scan, text, words
+from openrouter_audit.core.entries import Parameters, ProviderPreferences
+
+MAX_MODELS = 16
+MAX_TOOLS = 64
+MAX_PLUGINS = 16
+MAX_PERSON = 1024
+"""Longest user or session id kept; OpenRouter's own limits are 512 and 256."""
+
+
+class _Body(Struct):
+    model: Raw = NULL
+    models: Raw = NULL
+    fallbacks: Raw = NULL
+    provider: Raw = NULL
+    stream: Raw = NULL
+    messages: list[Raw] | None = None
+    input: Raw = NULL
+    tools: Raw = NULL
+    plugins: Raw = NULL
+    user: Raw = NULL
+    session_id: Raw = NULL
+    metadata: Raw = NULL
+    max_completion_tokens: Raw = NULL
+    max_tokens: Raw = NULL
+    max_output_tokens: Raw = NULL
+    temperature: Raw = NULL
+    top_p: Raw = NULL
+    seed: Raw = NULL
+    reasoning: Raw = NULL
+    reasoning_effort: Raw = NULL
+    service_tier: Raw = NULL
+    response_format: Raw = NULL
+    text: Raw = NULL
+    tool_choice: Raw = NULL
+
+
+class _Provider(Struct):
+    order: Raw = NULL
+    only: Raw = NULL
+    ignore: Raw = NULL
+    allow_fallbacks: Raw = NULL
+    require_parameters: Raw = NULL
+    data_collection: Raw = NULL
+    zdr: Raw = NULL
+    sort: Raw = NULL
+
+
+class _Named(Struct):
+    """Tools, plugins, formats, choices: objects of which only the name is wanted."""
+
+    id: Raw = NULL
+    type: Raw = NULL
+    name: Raw = NULL
+    function: Raw = NULL
+    format: Raw = NULL
+    effort: Raw = NULL
+    model: Raw = NULL
+    user_id: Raw = NULL
+
+
+@dataclass(slots=True)
+class RequestFacts:
+    """Fields of `CallIntent` by name, and who the body says is asking."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    user: str | None = None
+    session: str | None = None
+
+
+def read_request(body: bytes) -> RequestFacts:
+    """Facts of a JSON body; of any other, none."""
+    if body[:1] != b"{" and body[:64].lstrip()[:1] != b"{":
+        return RequestFacts()
+    parsed = parse(_Body, body)
+    if parsed is None:
+        return _scanned(body)
+    facts: dict[str, Any] = {"model": text(parsed.model), "stream": boolean(parsed.stream)}
+    if parsed.models is not NULL or parsed.fallbacks is not NULL:
+        _add_models(facts, parsed)
+    if parsed.provider is not NULL:
+        facts["provider"] = _preferences(parsed.provider)
+    if isinstance(parsed.messages, list):
+        facts["message_count"] = len(parsed.messages)
+    elif parsed.input is not NULL and (messages := items(parsed.input)):
+        facts["message_count"] = len(messages)
+    if parsed.tools is not NULL:
+        tools = items(parsed.tools)
+        facts["tools"] = tuple(name for name in map(_tool_name, tools[:MAX_TOOLS]) if name)
+        facts["tool_count"] = len(tools)
+    if parsed.plugins is not NULL:
+        named = (members(_Named, plugin) for plugin in items(parsed.plugins)[:MAX_PLUGINS])
+        facts["plugins"] = tuple(name for plugin in named if plugin and (name := text(plugin.id)))
+    facts["parameters"] = _parameters(parsed)
+    user = text(parsed.user, MAX_PERSON)
+    if user is None and parsed.metadata is not NULL and (metadata := members(_Named, parsed.metadata)):
+        user = text(metadata.user_id, MAX_PERSON)
+    return RequestFacts(facts, user, text(parsed.session_id, MAX_PERSON))
+
+
+def _scanned(body: bytes) -> RequestFacts:
+    facts = {"model": text(scan(body, b"model")), "stream": boolean(scan(body, b"stream"))}
+    return RequestFacts(facts, text(scan(body, b"user"), MAX_PERSON), text(scan(body, b"session_id"), MAX_PERSON))
+
+
+def _add_models(facts: dict[str, Any], parsed: _Body) -> None:
+    asked = items(parsed.models) + [
+        named.model for named in (members(_Named, fallback) for fallback in items(parsed.fallbacks)) if named
+    ]
+    facts["models"] = tuple(model for model in map(text, asked[:MAX_MODELS]) if model)
+    if len(asked) > MAX_MODELS:
+        facts["model_count"] = len(asked)
+
+
+def _preferences(value: Any) -> ProviderPreferences | None:
+    provider = members(_Provider, value)
+    if provider is None:
+        return None
+    sort = text(provider.sort)
+    return ProviderPreferences(
+        order=words(provider.order, MAX_MODELS),
+        only=words(provider.only, MAX_MODELS),
+        ignore=words(provider.ignore, MAX_MODELS),
+        allow_fallbacks=boolean(provider.allow_fallbacks),
+        require_parameters=boolean(provider.require_parameters),
+        data_collection=text(provider.data_collection),
+        zdr=boolean(provider.zdr),
+        sort=sort,
+    )
+
+
+def _tool_name(value: Any) -> str | None:
+    tool = members(_Named, value)
+    if tool is None:
+        return None
+    function = members(_Named, tool.function)
+    return (text(function.name) if function else None) or text(tool.name) or text(tool.type)
+
+
+def _kind(value: Any) -> str | None:
+    """The word itself, or the `type` of an object."""
+    if value is NULL:
+        return None
+    named = members(_Named, value)
+    return text(named.type) if named else text(value)
+
+
+def _parameters(body: _Body) -> Parameters | None:
+    effort = body.reasoning_effort
+    if body.reasoning is not NULL and (reasoning := members(_Named, body.reasoning)):
+        effort = reasoning.effort
+    answer_format = body.response_format
+    if body.text is not NULL and (named := members(_Named, body.text)):
+        answer_format = named.format
+    limits = (body.max_completion_tokens, body.max_tokens, body.max_output_tokens)
+    parameters = Parameters(
+        max_tokens=next((limit for limit in map(integer, limits) if limit is not None), None),
+        temperature=number(body.temperature),
+        top_p=number(body.top_p),
+        seed=number(body.seed),
+        reasoning_effort=text(effort),
+        service_tier=text(body.service_tier),
+        response_format=_kind(answer_format),
+        tool_choice=_kind(body.tool_choice),
+    )
+    return parameters if parameters != _NO_PARAMETERS else None
+
+
+_NO_PARAMETERS = Parameters()

@@ -1,0 +1,112 @@
+"""
+Settings: an argument beats the environment, which beats `config.toml` (C13).
+
+Read once, by audit_log and the rooms above it; each room gets its own options as values. Unknown keys are errors: a
+setting that is silently ignored is the worst kind.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from openrouter_audit.core.canonical import encode
+from openrouter_audit.core.entries import Mode
+from openrouter_audit.errors import ConfigError
+
+_PREFIX = "OPENROUTER_AUDIT_"
+_ALIASES = frozenset({"HOME", "HOSTS", "AUTO"})
+
+
+class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["strict", "buffer"] = "buffer"
+    """What happens when the disk takes no intent, and what is synced (DESIGN section 6)."""
+    hosts: tuple[str, ...] = ()
+    """`host` or `host:port`, watched beside OpenRouter's own."""
+    spool_max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024**3
+    log_user_ids: bool = False
+    """Show user ids instead of references in the log line of each call (C19)."""
+
+
+class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["none"] = "none"
+    """What is kept of prompts and answers: sizes, counts and commitments."""
+
+
+class Enrich(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    scope: Literal["all", "missing", "off"] = "all"
+    horizon_hours: Annotated[float, Meta(gt=0)] = 24.0
+    max_per_second: Annotated[float, Meta(gt=0)] = 5.0
+    """Requests to `GET /generation`, for each key."""
+
+
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tz: str = "UTC"
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a home."""
+
+    capture: Capture = Capture()
+    content: Content = Content()
+    enrich: Enrich = Enrich()
+    report: Report = Report()
+
+    def policy(self, *, mode: Mode) -> str:
+        """SHA-256 of what decides about recording; intents carry it, `log.config` spells it out."""
+        return sha256(encode(self.policy_facts(mode=mode))).hexdigest()
+
+    def policy_facts(self, *, mode: Mode) -> dict[str, Any]:
+        return {
+            "mode": mode,
+            "content_mode": self.content.mode,
+            "enrich_scope": self.enrich.scope,
+            "hosts": sorted(self.capture.hosts),
+        }
+
+
+def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """
+    Read `config.toml` (which may be missing) and lay the environment over it.
+
+    Raises:
+        ConfigError: A key is unknown, a value is of another type or out of range; it says which.
+    """
+    try:
+        settings = tomllib.loads(path.read_text()) if path.exists() else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from error
+    for name, value in environ.items():
+        if name.startswith(_PREFIX) and (rest := name.removeprefix(_PREFIX)) not in _ALIASES:
+            _overlay(settings, rest, value)
+    if hosts := environ.get(_PREFIX + "HOSTS"):
+        settings.setdefault("capture", {})["hosts"] = _split(hosts)
+    try:
+        return msgspec.convert(settings, type=Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings: {error}", setting=_at_fault(str(error))) from error
+
+
+def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
+    """`ENRICH_MAX_PER_SECOND` is `enrich.max_per_second`."""
+    section, _, key = name.lower().partition("_")
+    fields = {field.name: field for field in msgspec.structs.fields(Config)}
+    if section not in fields or key not in fields[section].type.__struct_fields__:
+        raise ConfigError(f"{_PREFIX}{name} is no setting", setting=f"{section}.{key}")
+    settings.setdefault(section, {})[key] = _split(value) if (section, key) == ("capture", "hosts") else value
+
+
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _at_fault(message: str) -> str | None:
+    _, _, path = message.partition("`$.")
+    return path.rstrip("`") or None

@@ -1,0 +1,106 @@
+"""
+Commitments to bodies: what an entry says about a prompt or an answer without saying anything.
+
+A plain SHA-256 of a prompt can be guessed from a dictionary and stays personal data. A commitment is an HMAC under a key of
+32 random bytes that lives beside the body, outside the tree, and is destroyed with it: then neither a dictionary nor a key
+stolen elsewhere tests a guess, and the entry stays what it was. Whoever still has body and key can prove what was said.
+
+One random key is drawn for each call. Request and response keys are derived from it by HKDF-SHA-256 (RFC 5869) with empty
+salt, so that one of them can be handed out without the other.
+
+This runs on the path of every call, so HMAC and HKDF are written out over SHA-256 as RFC 2104 and RFC 5869 define them: the
+general functions spend more time on looking up their algorithm than on hashing a short body. Tests hold both against the
+general ones.
+"""
+
+import hmac
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Self
+
+CALL_KEY_BYTES = 32
+COMMITMENT_LABEL = b"llm-audit/commit/v1\n"
+"""In front of every body; no other use of these keys begins so."""
+REQUEST_INFO = b"openrouter-audit/commit/request/v1"
+RESPONSE_INFO = b"openrouter-audit/commit/response/v1"
+_BLOCK_BYTES = 64
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+_EMPTY_SALT = bytes(_BLOCK_BYTES)
+"""An empty HMAC key, filled up with zeros to a block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentKeys:
+    """The two keys of a call. Printing them shows nothing."""
+
+    request: bytes = field(repr=False)
+    response: bytes = field(repr=False)
+
+
+def derive_keys(call_key: bytes) -> CommitmentKeys:
+    """
+    Request and response key of a call.
+
+    Args:
+        call_key: 32 random bytes, new for each call.
+
+    Raises:
+        ValueError: The key has another length.
+    """
+    if len(call_key) != CALL_KEY_BYTES:
+        raise ValueError(f"a call key has {CALL_KEY_BYTES} bytes, not {len(call_key)}")
+    extracted = _hmac_sha256(_EMPTY_SALT, call_key)
+    return CommitmentKeys(
+        request=_hmac_sha256(extracted, REQUEST_INFO + b"\x01"),
+        response=_hmac_sha256(extracted, RESPONSE_INFO + b"\x01"),
+    )
+
+
+def commit(key: bytes, body: bytes | bytearray | memoryview) -> bytes:
+    """Commitment to a whole body, 32 bytes; `key` is one of `derive_keys`."""
+    return Commitment(key).update(body).digest()
+
+
+def matches(key: bytes, body: bytes | bytearray | memoryview, commitment: bytes) -> bool:
+    """Whether a commitment is that of this body under this key."""
+    return hmac.compare_digest(commit(key, body), commitment)
+
+
+class Commitment:
+    """Commitment to a body that comes in pieces; how it was cut makes no difference."""
+
+    __slots__ = ("_inner", "_outer_pad")
+
+    def __init__(self, key: bytes) -> None:
+        """
+        Begin with no body.
+
+        Args:
+            key: 32 bytes, one of `derive_keys`.
+
+        Raises:
+            ValueError: The key has another length.
+        """
+        if len(key) != CALL_KEY_BYTES:
+            raise ValueError(f"a commitment key has {CALL_KEY_BYTES} bytes, not {len(key)}")
+        padded = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = sha256(padded.translate(_INNER) + COMMITMENT_LABEL)
+        self._outer_pad = padded.translate(_OUTER)
+
+    def update(self, piece: bytes | bytearray | memoryview) -> Self:
+        self._inner.update(piece)
+        return self
+
+    def digest(self) -> bytes:
+        """32 bytes, over all pieces so far; more may follow."""
+        return sha256(self._outer_pad + self._inner.digest()).digest()
+
+    def hexdigest(self) -> str:
+        return self.digest().hex()
+
+
+def _hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """HMAC of RFC 2104; the key is not longer than a block, which all of ours are."""
+    padded = key.ljust(_BLOCK_BYTES, b"\0")
+    return sha256(padded.translate(_OUTER) + sha256(padded.translate(_INNER) + message).digest()).digest()

@@ -1,0 +1,322 @@
+"""
+From frames to entries: what one transaction of the sequencer will say.
+
+A batch is filled frame by frame, in the order of the spool, and knows everything the transaction needs: entry texts in
+index order, the new position of each segment, what the vault must hold first, and which intents are still open. It
+writes nothing itself except quarantined frames, whose files are named by their digest and may be written twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from openrouter_audit.core.canonical import encode
+from openrouter_audit.core.entries import (
+    MAX_ENTRY_BYTES,
+    AccessExported,
+    CallImported,
+    CallIntent,
+    CallOutcome,
+    Entry,
+    Facts,
+    LogLoss,
+    LogOpened,
+    LogUnreadable,
+    Private,
+    Writer,
+)
+from openrouter_audit.core.vocabulary import admit
+from openrouter_audit.errors import CanonicalError
+from openrouter_audit.journal.drain import Source
+from openrouter_audit.journal.segments import HEADER_BYTES, Damage, Frame
+from openrouter_audit.journal.sqlite import Position
+from openrouter_audit.journal.vault import PrivateCall, Vault
+from openrouter_audit.journal.writer_state import WriterCounts
+
+FULL_ENTRIES: Final = 4096
+FULL_BYTES: Final = 4 * 1024 * 1024
+"""A transaction is about this large at most: memory stays flat however much waits in the spool."""
+
+_STRICT = msgspec.msgpack.Decoder(tuple[Entry, Private | None, tuple[str, int] | None])
+_LOOSE = msgspec.msgpack.Decoder(tuple[dict[str, Any], Any, Any])
+_replace = msgspec.structs.replace
+
+
+class Batch:
+    """Entries to be committed together. Owned by the sequencer's thread."""
+
+    def __init__(self, positions: Mapping[str, Position], vault: Vault, quarantine: Path) -> None:
+        self._before = positions
+        self._vault = vault
+        self._quarantine = quarantine
+        self.texts: list[bytes] = []
+        self.text_bytes = 0
+        self.after: dict[str, Position] = {}
+        self.private_calls: list[PrivateCall] = []
+        self.notes: list[tuple[str, str, str]] = []
+        self.opened_calls: dict[str, tuple[str, int]] = {}
+        self.closed_calls: list[str] = []
+        self.rewrites: list[tuple[str, int]] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.texts) >= FULL_ENTRIES or self.text_bytes >= FULL_BYTES
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.after
+
+    def position(self, source: Source) -> Position:
+        """Where a segment stands once this batch is committed."""
+        known = self.after.get(source.segment) or self._before.get(source.segment)
+        return known or Position(
+            segment=source.segment,
+            process=source.process,
+            ordinal=source.header.ordinal,
+            offset=HEADER_BYTES,
+            entries=0,
+            last_seq=-1,
+            final=False,
+        )
+
+    def add(self, source: Source, items: Iterable[Frame | Damage], *, now_us: int) -> bool:
+        """
+        Take frames in until there are no more or the batch is full; True where there are no more.
+
+        Damage without a number is only passed over here: it may be a torn frame that was written again elsewhere, which
+        is known when the segment is finished (`finish`).
+        """
+        position = self.position(source)
+        segment, entries, last_seq, offset = source.segment, position.entries, position.last_seq, position.offset
+        exhausted = True
+        for item in items:
+            offset = item.end
+            if item.seq is None:
+                continue
+            seq = item.seq
+            text = self._entry_of(source, item, seq, now_us)
+            self.texts.append(text)
+            self.text_bytes += len(text)
+            entries += 1
+            last_seq = max(last_seq, seq)
+            if self.is_full:
+                exhausted = False
+                break
+        if offset != position.offset:
+            self.after[segment] = Position(
+                segment=segment,
+                process=source.process,
+                ordinal=source.header.ordinal,
+                offset=offset,
+                entries=entries,
+                last_seq=last_seq,
+                final=False,
+            )
+        return exhausted
+
+    def finish(
+        self,
+        source: Source,
+        counts: WriterCounts | None,
+        open_calls: Iterable[tuple[str, int]],
+        rewritten: frozenset[int],
+        *,
+        size: int,
+        now_us: int,
+    ) -> None:
+        """
+        Say the last about a segment whose writer is gone and whose frames are all in: losses, then orphaned intents.
+
+        Args:
+            open_calls: Intents of this segment that were committed without an outcome; this batch's are added here.
+            rewritten: Numbers of its torn frames that were written again elsewhere.
+        """
+        position = self.position(source)
+        spoken: list[Facts] = [*_losses(source, position, counts, rewritten, size=size, now_us=now_us)]
+        closed = frozenset(self.closed_calls)
+        orphans = [call for call, _ in open_calls if call not in closed]
+        orphans += [call for call, (segment, _) in self.opened_calls.items() if segment == source.segment]
+        for call in orphans:
+            spoken.append(CallOutcome(v=1, id=call, at_us=now_us, status="unknown", complete=False))
+            if self.opened_calls.pop(call, None) is None:
+                self.closed_calls.append(call)
+        seq = position.last_seq
+        for facts in spoken:
+            seq += 1
+            text = encode(_replace(facts, writer=Writer(segment=source.segment, seq=seq)))
+            self.texts.append(text)
+            self.text_bytes += len(text)
+        self.after[source.segment] = Position(
+            segment=source.segment,
+            process=source.process,
+            ordinal=source.header.ordinal,
+            offset=size,
+            entries=position.entries + len(spoken),
+            last_seq=seq,
+            final=True,
+        )
+
+    # One frame --------------------------------------------------------------------------------------------------
+
+    def _entry_of(self, source: Source, item: Frame | Damage, seq: int, now_us: int) -> bytes:
+        if isinstance(item, Damage):
+            raw = os.pread(source.descriptor, item.end - item.offset, item.offset)
+            return self._unreadable(source, seq, raw, "checksum", now_us)
+        plain = source.cipher.open(seq, item.sealed) if source.cipher is not None else None
+        if plain is None:
+            return self._unreadable(source, seq, bytes(item.sealed), "seal", now_us)
+        facts, private, replaces = _decode(plain)
+        if facts is None:
+            return self._unreadable(source, seq, bytes(item.sealed), "facts", now_us)
+        writer = Writer(segment=source.segment, seq=seq)
+        try:
+            text = encode(self._completed(facts, private, writer))
+        except CanonicalError:
+            return self._unreadable(source, seq, bytes(item.sealed), "canonical", now_us)
+        if len(text) > MAX_ENTRY_BYTES:
+            return self._unreadable(source, seq, bytes(item.sealed), "too_large", now_us)
+        if replaces is not None:
+            self.rewrites.append(replaces)
+        self._follow_call(facts, source.segment)
+        return text
+
+    def _completed(self, facts: Facts, private: Private | None, writer: Writer) -> Facts:
+        """With its writer, and for calls with the reference of the person; what the vault must hold is put aside."""
+        if isinstance(facts, (CallIntent, CallImported)):
+            subject = None
+            if private is not None:
+                if private.user is not None:
+                    subject = self._vault.subject_for(
+                        private.user, at_us=facts.at_us, proposed=private.reference or os.urandom(16).hex()
+                    )
+                self.private_calls.append(_private_call(facts.id, subject, private))
+            return _replace(facts, writer=writer, subject=subject)
+        if private is not None:
+            if private.operator is not None and isinstance(facts, AccessExported):
+                self.notes.append((facts.id, "operator", private.operator))
+                return _replace(facts, writer=writer, operator=facts.id)
+            if isinstance(facts, LogOpened):
+                self.notes.append((facts.id, "host", str(private.host)))
+                self.notes.append((facts.id, "pid", str(private.pid)))
+        return _replace(facts, writer=writer)
+
+    def _follow_call(self, facts: Facts, segment: str) -> None:
+        if isinstance(facts, CallIntent):
+            self.opened_calls[facts.id] = (segment, facts.at_us)
+        elif isinstance(facts, CallOutcome) and self.opened_calls.pop(facts.id, None) is None:
+            self.closed_calls.append(facts.id)
+
+    def _unreadable(self, source: Source, seq: int, raw: bytes, reason: str, now_us: int) -> bytes:
+        digest = sha256(raw).hexdigest()
+        path = self._quarantine / digest
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, raw)
+        finally:
+            os.close(descriptor)
+        facts = LogUnreadable(
+            v=1,
+            id=os.urandom(16).hex(),
+            at_us=now_us,
+            reason=reason,
+            frame_bytes=len(raw),
+            frame_digest=digest,
+            writer=Writer(segment=source.segment, seq=seq),
+        )
+        return encode(facts)
+
+
+def _decode(plain: bytes) -> tuple[Facts | None, Private | None, tuple[str, int] | None]:
+    """A frame's content: strictly, which is fast; else value by value; facts are None where that gives no entry."""
+    try:
+        return _STRICT.decode(plain)
+    except msgspec.DecodeError:
+        pass
+    try:
+        raw, raw_private, raw_replaces = _LOOSE.decode(plain)
+    except msgspec.DecodeError:
+        return None, None, None
+    private: Private | None = None
+    replaces: tuple[str, int] | None = None
+    try:
+        private = msgspec.convert(raw_private, type=Private | None)
+        replaces = msgspec.convert(raw_replaces, type=tuple[str, int] | None)
+    except msgspec.ValidationError:
+        pass
+    return admit(raw), private, replaces
+
+
+def _private_call(call_id: str, subject: str | None, private: Private) -> PrivateCall:
+    return PrivateCall(
+        call_id=call_id,
+        subject=subject,
+        commitment_key=private.commitment_key,
+        tenant=private.tenant,
+        session_id=private.session,
+        purpose=private.purpose,
+        tags=private.tags,
+        base_url=private.base_url,
+        path=private.path,
+    )
+
+
+def _losses(
+    source: Source,
+    position: Position,
+    counts: WriterCounts | None,
+    rewritten: frozenset[int],
+    *,
+    size: int,
+    now_us: int,
+) -> Iterable[LogLoss]:
+    """
+    What a finished segment acknowledged and does not hold.
+
+    A number that is merely missing between whole frames was never acknowledged. Bytes that are no frame are a loss unless
+    the frame was written again. A number that was acknowledged and lies beyond the last frame is gone with the tail.
+    """
+    acknowledged = counts.acknowledged if counts is not None else 0
+    if position.entries != position.last_seq + 1:
+        seen, gaps, skipped = set[int](), 0, 0
+        for item in source.read(HEADER_BYTES, size):
+            if item.seq is not None:
+                seen.add(item.seq)
+            else:
+                gaps += 1
+                skipped += item.end - item.offset
+        missing = set(range(position.last_seq + 1)) - seen - rewritten
+        if gaps > len(rewritten) and missing:
+            yield LogLoss(
+                v=1,
+                id=os.urandom(16).hex(),
+                at_us=now_us,
+                reason="torn_frame",
+                count=len(missing),
+                skipped_bytes=skipped,
+            )
+    tail = set(range(position.last_seq + 1, acknowledged)) - rewritten
+    if tail:
+        yield LogLoss(
+            v=1,
+            id=os.urandom(16).hex(),
+            at_us=now_us,
+            reason="missing_tail",
+            count=len(tail),
+            skipped_bytes=max(0, size - position.offset),
+        )
+    if counts is not None and counts.lost:
+        yield LogLoss(
+            v=1,
+            id=os.urandom(16).hex(),
+            at_us=now_us,
+            reason="disk_and_memory_full",
+            count=counts.lost,
+            from_us=counts.lost_from_us,
+            until_us=counts.lost_until_us,
+        )

@@ -1,0 +1,245 @@
+"""
+The folder everything lives in (C11), and the making of it.
+
+Nobody needs to run `init`: the first open makes keys, policy, an empty journal with a signed checkpoint of size 0, and
+the sub-folders. It does so under a lock on the folder itself, step by step, each step leaving a state that the next
+opener completes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from openrouter_audit.core.merkle import EMPTY_ROOT
+from openrouter_audit.core.notes import encode_base64
+from openrouter_audit.errors import HomeError
+from openrouter_audit.journal.keys import create_keys, write_whole
+from openrouter_audit.journal.sqlite import Head, SqliteJournal
+from openrouter_audit.journal.vault import Vault
+
+_FOREIGN_FILE_SYSTEMS: Final = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "vboxsf")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Names of the files of one home."""
+
+    path: Path
+
+    @classmethod
+    def locate(cls, home: str | os.PathLike[str] | None = None) -> Self:
+        """The home asked for, else `$OPENROUTER_AUDIT_HOME`, else the XDG data folder."""
+        chosen = home or os.environ.get("OPENROUTER_AUDIT_HOME")
+        if not chosen:
+            data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+            chosen = Path(data) / "openrouter-audit"
+        return cls(Path(chosen).expanduser().absolute())
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.db"
+
+    @property
+    def vault_path(self) -> Path:
+        return self.path / "vault.db"
+
+    @property
+    def reports_path(self) -> Path:
+        return self.path / "reports.db"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        return self.path / "quarantine"
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def policy_path(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def lease_path(self) -> Path:
+        return self.path / "lease"
+
+    @property
+    def head_path(self) -> Path:
+        return self.path / "head"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a log was made here. The head file is the last step of making one."""
+        return self.head_path.exists()
+
+    def ensure(self, *, origin: str | None = None) -> None:
+        """
+        Make what is missing.
+
+        Raises:
+            HomeError: The folder cannot be used, or a log of another origin is already here; nothing was changed.
+        """
+        if self.exists and origin is None:
+            return
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_foreign_file_system(self.path)
+            with _locked(self.path):
+                self._make(origin)
+        except OSError as error:
+            raise HomeError(f"{self.path} cannot be used: {error.strerror}", home=str(self.path)) from error
+
+    def _make(self, origin: str | None) -> None:
+        """Each step may be the last before a crash; the next opener finds no head file and goes through all again."""
+        self.path.chmod(0o700)
+        for directory in (self.keys_dir, self.spool_dir, self.state_dir, self.quarantine_dir):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        keys = create_keys(self.keys_dir, origin or f"openrouter-audit.local/{uuid.uuid4()}")
+        if origin is not None and keys.origin != origin:
+            raise HomeError(f"{self.path} already holds the log {keys.origin}", home=str(self.path))
+        if self.exists:
+            return
+        if not self.policy_path.exists():
+            write_whole(self.policy_path, keys.policy())
+        at_us = time.time_ns() // 1000
+        note = keys.sign(tree_size=0, root_hash=EMPTY_ROOT, at_us=at_us)
+        empty = Head(origin=keys.origin, tree_size=0, root_hash=EMPTY_ROOT, at_us=at_us, note=note)
+        with SqliteJournal.create(self.journal_path, empty) as journal:
+            head = journal.head()
+        Vault.open(self.vault_path).close()
+        self.write_head(head)
+
+    def write_head(self, head: Head) -> None:
+        """
+        Keep size and root outside the database, so that a restored older database is noticed (DESIGN section 6).
+
+        Not synced: the journal is, and a head behind its journal is the ordinary state after a crash.
+        """
+        partial = self.path / "head.tmp"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, f"{head.origin} {head.tree_size} {encode_base64(head.root_hash)}\n".encode())
+        finally:
+            os.close(descriptor)
+        partial.rename(self.head_path)
+
+    def read_head(self) -> tuple[str, int, str] | None:
+        """Origin, size and base64 root of the newest commit known outside the journal; None where unreadable."""
+        try:
+            origin, size, root = self.head_path.read_text().split()
+            return origin, int(size), root
+        except (OSError, ValueError):
+            return None
+
+
+class Lease:
+    """
+    At most one sequencer at a time, to save wasted work; nothing depends on it being right (DESIGN section 2.3).
+
+    A flock on an open file: it ends with the process, and is given up in forked children, which inherit it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._pid = 0
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor >= 0 and self._pid == os.getpid()
+
+    def acquire(self) -> bool:
+        """Try to take it; False where another process has it."""
+        if self.held:
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor, self._pid = descriptor, os.getpid()
+        return True
+
+    def release(self) -> None:
+        """Give it up. In a forked child this closes the copy and leaves the parent's lease alone."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def holder(self) -> int | None:
+        """Pid of the process that has the lease now (or wrote its pid last), None where nobody has it."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(descriptor, 32, 0).strip()
+            return int(text) if text.isdigit() else -1
+        finally:
+            os.close(descriptor)
+        return None
+
+
+def refuse_foreign_file_system(path: Path) -> None:
+    """
+    Locks and syncs of network and FUSE file systems are not what this project relies on.
+
+    Raises:
+        HomeError: `path` is on one. Where the system does not tell (no /proc), nothing is refused.
+    """
+    kind = _file_system(path) if sys.platform == "linux" else None
+    if kind is not None and (kind in _FOREIGN_FILE_SYSTEMS or kind.startswith("fuse")):
+        raise HomeError(f"{path} is on a {kind} file system; the home needs a local one", home=str(path))
+
+
+def _file_system(path: Path) -> str | None:
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None
+    best, kind = -1, None
+    resolved = path.resolve()
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = Path(left.split()[4].encode().decode("unicode_escape"))
+        if len(point.parts) >= best and resolved.is_relative_to(point):
+            best, kind = len(point.parts), right.split()[0]
+    return kind
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

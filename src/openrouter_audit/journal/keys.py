@@ -1,0 +1,108 @@
+"""
+The private keys of a log: two that sign its checkpoints, one that opens its spool.
+
+They are files of 0600 in the home's `keys/`. Whoever can read them can write a second history; the home's owner always
+can, which is why a log kept where the application runs proves nothing against that owner (DESIGN section 12) until
+somebody else has seen its checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from openrouter_audit.core.checkpoints import Checkpoint, Policy, encode_policy, sign_checkpoint
+from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, SignerKey
+from openrouter_audit.errors import HomeError
+
+_SIGNING_FILES: Final = ("log-ed25519", "log-ml-dsa-44")
+_SEALING_FILE: Final = "sealing"
+SEALING_PUBLIC_FILE: Final = "sealing.pub"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogKeys:
+    """What the sequencer holds and nobody else needs."""
+
+    origin: str
+    signers: tuple[SignerKey, ...]
+    """Ed25519 and ML-DSA-44, both under the log's name: a policy asks for both."""
+    sealing: bytes = field(repr=False)
+    """X25519 private key, 32 bytes: opens the session keys of spool segments."""
+
+    def sign(self, *, tree_size: int, root_hash: bytes, at_us: int) -> str:
+        """The signed note of a checkpoint, with the time of `at_us` in its ML-DSA cosignature."""
+        checkpoint = Checkpoint(origin=self.origin, tree_size=tree_size, root_hash=root_hash)
+        return sign_checkpoint(checkpoint, self.signers, time_s=at_us // 1_000_000).decode()
+
+    def policy(self) -> bytes:
+        """What a stranger needs to check this log: its two public keys, no witness yet."""
+        return encode_policy(Policy(logs={self.origin: tuple(signer.verifier_key for signer in self.signers)}))
+
+
+def create_keys(directory: Path, origin: str) -> LogKeys:
+    """
+    Make the keys of a new log. Files appear whole or not at all, and existing ones are kept.
+
+    A crash half way leaves some of them; the next call makes the rest.
+    """
+    for name, key_type in zip(_SIGNING_FILES, (ED25519, ML_DSA_44_COSIGNATURE), strict=True):
+        if not (directory / name).exists():
+            write_whole(
+                directory / name,
+                SignerKey(name=origin, key_type=key_type, seed=os.urandom(32)).encode().encode() + b"\n",
+            )
+    if not (directory / _SEALING_FILE).exists():
+        write_whole(directory / _SEALING_FILE, os.urandom(32).hex().encode() + b"\n")
+    keys = load_keys(directory)
+    public = X25519PrivateKey.from_private_bytes(keys.sealing).public_key().public_bytes_raw()
+    write_whole(directory / SEALING_PUBLIC_FILE, public.hex().encode() + b"\n")
+    return keys
+
+
+def load_keys(directory: Path) -> LogKeys:
+    """
+    Read the keys of a log.
+
+    Raises:
+        HomeError: One is missing or is not a key; nothing can be sequenced, capturing needs only the public one.
+    """
+    try:
+        signers = tuple(SignerKey.decode((directory / name).read_text().strip()) for name in _SIGNING_FILES)
+        sealing = bytes.fromhex((directory / _SEALING_FILE).read_text().strip())
+    except (OSError, ValueError) as error:
+        raise HomeError(f"the log's keys cannot be read: {type(error).__name__}", home=str(directory.parent)) from None
+    return LogKeys(origin=signers[0].name, signers=signers, sealing=sealing)
+
+
+def load_sealing_public_key(directory: Path) -> bytes:
+    """The key that capturing processes seal to, 32 bytes."""
+    try:
+        return bytes.fromhex((directory / SEALING_PUBLIC_FILE).read_text().strip())
+    except (OSError, ValueError) as error:
+        raise HomeError(f"the sealing key cannot be read: {error}", home=str(directory.parent)) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """
+    Put a small file in place so that it is whole and durable when this returns; 0600.
+
+    A crash before the rename leaves the old file, or none, and a `.tmp` that the next write replaces.
+    """
+    partial = path.with_name(path.name + ".tmp")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.rename(path)
+    parent = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

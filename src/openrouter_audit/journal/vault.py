@@ -1,0 +1,230 @@
+"""
+All that can be erased, in `vault.db`: who a reference is, and what each call carried that may not stand in the tree.
+
+It is written *before* the entries that refer to it are committed (C9). A crash in between leaves rows nobody refers to,
+which is harmless; the next drain of the same frames finds them and changes nothing. It is never on the proof path:
+losing it loses names, not proof.
+
+Rows are plain under 0600 until keys and erasure are built; the key columns are there so that this needs no rewriting.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import apsw
+import msgspec
+
+from openrouter_audit.errors import JournalUnavailable
+from openrouter_audit.journal.sqlite import create_schema, open_connection
+
+SCHEMA_VERSION = 1
+_SCHEMA = (
+    # A person in a month. `reference` is what entries carry; `wrapped_key` and `epoch` are for erasing.
+    "CREATE TABLE subjects (reference TEXT PRIMARY KEY, user_id TEXT, month TEXT NOT NULL, wrapped_key BLOB,"
+    " epoch INTEGER, UNIQUE (user_id, month)) STRICT, WITHOUT ROWID",
+    # References that processes proposed (and log lines show) before they could know the one above.
+    "CREATE TABLE aliases (alias TEXT PRIMARY KEY, reference TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE calls (call_id TEXT PRIMARY KEY, subject TEXT, commitment_key BLOB, tenant TEXT, session_id TEXT,"
+    " purpose TEXT, tags TEXT, base_url TEXT, path TEXT, wrapped_key BLOB, epoch INTEGER) STRICT, WITHOUT ROWID",
+    # Host and pid of a process, operator of an access: free text that other kinds of entries refer to by their id.
+    "CREATE TABLE notes (id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (id, name))"
+    " STRICT, WITHOUT ROWID",
+    "CREATE INDEX calls_subject ON calls (subject)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_REMEMBERED_SUBJECTS = 50_000
+_QUERY_PIECE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateCall:
+    """What the vault keeps of one call."""
+
+    call_id: str
+    subject: str | None = None
+    commitment_key: bytes | None = field(default=None, repr=False)
+    tenant: str | None = None
+    session_id: str | None = None
+    purpose: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    base_url: str | None = None
+    path: str | None = None
+
+
+def month_of(at_us: int) -> str:
+    """`2026-11`: the period of a subject reference, in UTC."""
+    moment = dt.datetime.fromtimestamp(at_us / 1e6, dt.UTC)
+    return f"{moment.year:04d}-{moment.month:02d}"
+
+
+class Vault:
+    """
+    The erasable side of a home. One thread writes through an instance; readers open their own, read-only.
+
+    `subject_for`, `put_calls`, `put_notes`, `commit` and `roll_back` belong to the sequencer: everything since the last
+    commit becomes durable together, before the journal's transaction starts. They raise JournalUnavailable where the disk
+    or the database refuses; then nothing since the last commit is kept.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._subjects: dict[tuple[str, str], str] = {}
+        self._aliases: set[str] = set()
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """
+        Open the vault, and make it where there is none.
+
+        Raises:
+            JournalUnavailable: It cannot be opened; nothing was written.
+        """
+        connection = open_connection(path, read_only=read_only)
+        try:
+            if not read_only:
+                create_schema(connection, _SCHEMA)
+            version = connection.execute("PRAGMA user_version").get
+        except apsw.Error as error:
+            connection.close()
+            raise JournalUnavailable(f"{path.name} cannot be opened: {error}") from error
+        if version != SCHEMA_VERSION:
+            connection.close()
+            raise JournalUnavailable(f"{path.name} has format {version}, this program reads format {SCHEMA_VERSION}")
+        return cls(connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Writing ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        try:
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
+        except apsw.Error as error:
+            self.roll_back()
+            raise JournalUnavailable(f"vault.db cannot be written: {error}") from error
+
+    def commit(self) -> None:
+        with self._writing() as connection:
+            connection.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._subjects.clear()
+        self._aliases.clear()
+
+    def subject_for(self, user: str, *, at_us: int, proposed: str) -> str:
+        """The reference of this person in the month of `at_us`: the one on record, else `proposed` becomes it."""
+        month = month_of(at_us)
+        known = self._subjects.get((user, month))
+        if known is None:
+            with self._writing() as connection:
+                known = connection.execute(
+                    "SELECT reference FROM subjects WHERE user_id = ? AND month = ?", (user, month)
+                ).get
+                if known is None:
+                    connection.execute(
+                        "INSERT INTO subjects (reference, user_id, month) VALUES (?, ?, ?)", (proposed, user, month)
+                    )
+                    known = proposed
+            if len(self._subjects) >= _REMEMBERED_SUBJECTS:
+                self._subjects.clear()
+                self._aliases.clear()
+            self._subjects[user, month] = known
+        if known != proposed and proposed not in self._aliases:
+            with self._writing() as connection:
+                connection.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (proposed, known))
+            self._aliases.add(proposed)
+        return str(known)
+
+    def put_calls(self, calls: Iterable[PrivateCall]) -> None:
+        """Keep what the calls carried; a call that is already there stays as it is."""
+        rows = [
+            (
+                call.call_id,
+                call.subject,
+                call.commitment_key,
+                call.tenant,
+                call.session_id,
+                call.purpose,
+                msgspec.json.encode(call.tags, order="sorted").decode() if call.tags else None,
+                call.base_url,
+                call.path,
+            )
+            for call in calls
+        ]
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO calls (call_id, subject, commitment_key, tenant, session_id, purpose, tags,"
+                " base_url, path) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def put_notes(self, notes: Iterable[tuple[str, str, str]]) -> None:
+        """Keep free text that an entry refers to by `id`: rows of id, name, value."""
+        with self._writing() as connection:
+            connection.executemany("INSERT OR IGNORE INTO notes VALUES (?, ?, ?)", notes)
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def calls(self, call_ids: Sequence[str]) -> dict[str, PrivateCall]:
+        """What is kept of these calls, by call id; calls that are not there are left out."""
+        found = {}
+        for start in range(0, len(call_ids), _QUERY_PIECE):
+            piece = call_ids[start : start + _QUERY_PIECE]
+            rows = self._connection.execute(
+                "SELECT call_id, subject, commitment_key, tenant, session_id, purpose, tags, base_url, path FROM calls"  # noqa: S608 - only question marks are inserted
+                f" WHERE call_id IN ({','.join('?' * len(piece))})",
+                piece,
+            )
+            for call_id, subject, key, tenant, session, purpose, tags, base_url, path in rows:
+                found[call_id] = PrivateCall(
+                    call_id=call_id,
+                    subject=subject,
+                    commitment_key=key,
+                    tenant=tenant,
+                    session_id=session,
+                    purpose=purpose,
+                    tags=msgspec.json.decode(tags, type=dict[str, str]) if tags else {},
+                    base_url=base_url,
+                    path=path,
+                )
+        return found
+
+    def users(self, references: Sequence[str]) -> dict[str, str]:
+        """User ids of subject references (aliases too); erased and unknown ones are left out."""
+        found = {}
+        for start in range(0, len(references), _QUERY_PIECE):
+            piece = references[start : start + _QUERY_PIECE]
+            marks = ",".join("?" * len(piece))
+            for reference, user in self._connection.execute(
+                f"SELECT reference, user_id FROM subjects WHERE reference IN ({marks}) AND user_id IS NOT NULL"  # noqa: S608
+                " UNION ALL SELECT a.alias, s.user_id FROM aliases a JOIN subjects s USING (reference)"
+                f" WHERE a.alias IN ({marks}) AND s.user_id IS NOT NULL",
+                (*piece, *piece),
+            ):
+                found[reference] = user
+        return found
+
+    def references(self, user: str) -> list[str]:
+        """All subject references of a person, one for each month they were seen in."""
+        return [row[0] for row in self._connection.execute("SELECT reference FROM subjects WHERE user_id = ?", (user,))]
+
+    def notes(self, note_id: str) -> dict[str, str]:
+        return dict(self._connection.execute("SELECT name, value FROM notes WHERE id = ?", (note_id,)))
