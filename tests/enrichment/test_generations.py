@@ -68,7 +68,9 @@ def test_a_byok_record_keeps_fee_and_upstream_bill_apart():
     assert [("Azure", 200)] == [(attempt.provider, attempt.status) for attempt in record.attempts]
 
 
-@pytest.mark.parametrize("digits", ["1e-7", "1.2E-07", "0.00046869999999999995", "0.0076509169000000005", "0", "-0.5", "12"])
+@pytest.mark.parametrize(
+    "digits", ["1e-7", "1.2E-07", "0.00046869999999999995", "0.0076509169000000005", "0", "-0.5", "12"]
+)
 def test_a_cost_keeps_the_digits_it_came_with(digits):
     """
     No float stands between the wire and the entry.
@@ -79,7 +81,9 @@ def test_a_cost_keeps_the_digits_it_came_with(digits):
 
 
 @pytest.mark.parametrize(
-    "cost", [b"null", b'""', b'"a lot"', b"[]", b"true", b"{}", b"1e-12345", b"0." + b"1" * 70], ids=lambda cost: cost[:9]
+    "cost",
+    [b"null", b'""', b'"a lot"', b"[]", b"true", b"{}", b"1e-12345", b"0." + b"1" * 70],
+    ids=lambda cost: cost[:9],
 )
 def test_a_cost_that_is_no_amount_is_missing_and_never_zero(cost):
     """
@@ -121,7 +125,12 @@ def test_unknown_members_and_odd_types_do_not_cost_us_the_price():
     assert "?" == read_answer(answer_of(model="\ud800"), "gen-1").record.model
 
 
-@given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)).map(lambda value: json.dumps({"data": value}).encode()))
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    ).map(lambda value: json.dumps({"data": value}).encode())
+)
 def test_no_body_makes_reading_fail(body):
     """
     Whatever a server sends becomes an answer, not an exception.

@@ -136,6 +136,19 @@ def test_client_that_vanishes_before_the_answer_is_booked(fake, stream):
     assert row["billed"] is not None
 
 
+def test_slow_reader_that_leaves_is_billed_for_what_it_could_get(fake):
+    """
+    The writer waits for its reader, so a stream of 25 MB is not booked as delivered because it fitted some buffer.
+    """
+    call = start_call(fake, "tokens=100000", stream=True)
+    call.recv(10)
+    call.close()
+    until(fake.calls)
+    (row,) = fake.calls()
+    assert row["cancelled"]
+    assert 0 < row["completion_tokens"] < 100_000
+
+
 def test_explicit_cost_holds_for_a_cancelled_call_too(fake):
     start_call(fake, "latency_ms=60000;cost=0.125", stream=True).close()
     until(fake.calls)

@@ -1,5 +1,6 @@
 """HTTP as clients really speak it, and the emulator as a process of its own."""
 
+import itertools
 import json
 import signal
 import socket
@@ -8,10 +9,13 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.testing.asking import KEY, Asker, chat_body
 
 from openrouter_audit.testing import FakeOpenRouter
 from openrouter_audit.testing.emulator import wire
+from openrouter_audit.testing.emulator.plan import Frame
 
 BODY = json.dumps(chat_body()).encode()
 HEAD = f"POST /api/v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n".encode()
@@ -95,6 +99,20 @@ def test_large_answer_to_a_slow_reader_arrives_whole(asker):
     More than the socket's buffers hold: the writer waits for the reader.
     """
     assert 30_000 == asker.stream("tokens=30000").raw.count(b'"content":" ') + 1
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=8), st.integers(1, 60))
+def test_pieces_hold_the_same_bytes_and_count_finished_frames(datas, size):
+    """
+    A piece counts a frame's token once it has brought that frame's last byte.
+    """
+    frames = [Frame(data, i) for i, data in enumerate(datas, 1)]
+    sent, ends = b"", list(itertools.accumulate(map(len, datas)))
+    for data, tokens in wire._pieces(frames, size):
+        sent += data
+        assert 0 < len(data) <= size
+        assert sum(end <= len(sent) for end in ends) == tokens
+    assert b"".join(datas) == sent
 
 
 def test_port_taken_is_told_where_it_was_asked_for(fake):

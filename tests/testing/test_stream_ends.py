@@ -17,6 +17,17 @@ def test_done(asker, fake):
     assert 6 == len(spoken(events)) == events[-2]["usage"]["completion_tokens"] == fake.calls()[0]["completion_tokens"]
 
 
+@pytest.mark.parametrize(("shape", "reasons"), [("a", ["stop"]), ("b", []), ("c", [None])])
+def test_usage_chunk_comes_in_three_shapes(asker, shape, reasons):
+    """
+    The finish reason repeated, no choice at all, or a choice without a reason.
+    """
+    finish, usage, _ = asker.stream(f"usage_shape={shape}").events[-3:]
+    assert "stop" == finish["choices"][0]["finish_reason"]
+    assert reasons == [choice["finish_reason"] for choice in usage["choices"]]
+    assert "usage" in usage
+
+
 def test_no_done_has_everything_but_the_last_line(asker, fake):
     events = asker.stream("tokens=6;end=no_done").events
     assert "usage" in events[-1]

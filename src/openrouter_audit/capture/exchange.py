@@ -323,6 +323,9 @@ class CallExchange:
             return self._outcome("success", complete=False)
         if self._expected == 0 or (self._status is not None and self._is_bodiless()):
             return self._complete()
+        if self._facts.get("error_type") == "decode":
+            self._facts.update(error_code="decode", error_source="client")
+            return self._outcome("error", complete=False)
         return self._outcome("cancelled" if interrupted else "abandoned", complete=False)
 
     def refused(self) -> CallOutcome:

@@ -192,9 +192,7 @@ class Batch:
             subject = None
             if private is not None:
                 if private.user is not None:
-                    subject = self._vault.subject_for(
-                        private.user, at_us=facts.at_us, proposed=private.reference or os.urandom(16).hex()
-                    )
+                    subject = self._vault.subject_for(private.user, at_us=facts.at_us, proposed=private.reference)
                 self.private_calls.append(_private_call(facts.id, subject, private))
             return _replace(facts, writer=writer, subject=subject)
         if private is not None:

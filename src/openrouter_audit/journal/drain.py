@@ -157,3 +157,17 @@ class SpoolReader:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_PARTIAL_S:
                 path.unlink()
+
+
+def count_waiting(directory: Path, positions: Mapping[str, Position]) -> int:
+    """Whole frames that are not in the journal yet. Needs no key: frames are counted, not opened."""
+    waiting = 0
+    for path in directory.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            data = path.read_bytes()
+            header = SegmentHeader.decode(data)
+            position = positions.get(path.stem)
+            if header is not None and not (position is not None and position.final):
+                start = position.offset if position is not None else HEADER_BYTES
+                waiting += sum(isinstance(item, Frame) for item in scan(memoryview(data)[start:], header.marker, start))
+    return waiting

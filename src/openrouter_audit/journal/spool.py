@@ -31,6 +31,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,7 +170,8 @@ class Spool:
     Where a process puts what happened: implements the recorder that capture and enrichment write to.
 
     Safe in any thread, in finalisers and after a fork. `settings`, where given, is written once at the start of each
-    process: a change of settings between two runs is then an entry.
+    process: a change of settings between two runs is then an entry. `on_process_start` is called after the first segment of
+    a process is made, which in a forked child is its first record.
     """
 
     def __init__(
@@ -183,6 +185,7 @@ class Spool:
         max_bytes: int = 1024**3,
         recorder: str = "openrouter-audit",
         settings: LogConfig | None = None,
+        on_process_start: Callable[[], None] | None = None,
         rotate_bytes: int = ROTATE_BYTES,
     ) -> None:
         self.mode: Mode = mode
@@ -193,6 +196,7 @@ class Spool:
         self._rotate_bytes = rotate_bytes
         self._recorder = recorder
         self._settings = settings
+        self._on_process_start = on_process_start
         self._segments: weakref.WeakSet[Segment] = weakref.WeakSet()
         self._closed = False
         self._begin_process()
@@ -277,21 +281,31 @@ class Spool:
         return len(self._backlog)
 
     @property
+    def has_written(self) -> bool:
+        """Whether this process has written anything."""
+        return self._current is not None
+
+    @property
     def process(self) -> str:
         """The random name of this process, as in `log.opened`."""
         return self._process.hex()
 
-    def close(self) -> None:
-        """Say that this process stops on purpose, and give up its segment."""
-        current = self._current
+    def end(self, *, closing: bool) -> None:
+        """
+        Say that this process stops on purpose, and give up its segment.
+
+        Args:
+            closing: Refuse what comes after. At the end of an interpreter nobody can know what still comes, and it is
+                taken.
+        """
         if self._closed or os.getpid() != self._pid:
             return
-        self._closed = True
         self.retry_backlog()
-        if current is not None:
+        if self._current is not None:
             with contextlib.suppress(SpoolError, OSError):
-                closing = LogClosed(v=1, id=os.urandom(16).hex(), at_us=time.time_ns() // 1000, process=self.process)
-                self._append(_ENCODE((closing, None, None)))
+                ended = LogClosed(v=1, id=os.urandom(16).hex(), at_us=time.time_ns() // 1000, process=self.process)
+                self._append(_ENCODE((ended, None, None)))
+        self._closed = closing
         self._current = None
 
     # Segments ---------------------------------------------------------------------------------------------------
@@ -343,6 +357,8 @@ class Spool:
             _sync_directory(self._directory)
         self._segments.add(segment)
         self._current = segment
+        if segment.header.ordinal == 0 and self._on_process_start is not None:
+            self._on_process_start()
         return segment
 
     def _wait_in_memory(self, plain: bytes, follows: Segment) -> None:

@@ -11,6 +11,7 @@ Rows are plain under 0600 until keys and erasure are built; the key columns are 
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,8 +130,8 @@ class Vault:
         self._subjects.clear()
         self._aliases.clear()
 
-    def subject_for(self, user: str, *, at_us: int, proposed: str) -> str:
-        """The reference of this person in the month of `at_us`: the one on record, else `proposed` becomes it."""
+    def subject_for(self, user: str, *, at_us: int, proposed: str | None) -> str:
+        """The reference of this person in the month of `at_us`: the one on record, else `proposed`, else a new one."""
         month = month_of(at_us)
         known = self._subjects.get((user, month))
         if known is None:
@@ -139,18 +140,18 @@ class Vault:
                     "SELECT reference FROM subjects WHERE user_id = ? AND month = ?", (user, month)
                 ).get
                 if known is None:
+                    known = proposed or os.urandom(16).hex()
                     connection.execute(
-                        "INSERT INTO subjects (reference, user_id, month) VALUES (?, ?, ?)", (proposed, user, month)
+                        "INSERT INTO subjects (reference, user_id, month) VALUES (?, ?, ?)", (known, user, month)
                     )
-                    known = proposed
             if len(self._subjects) >= _REMEMBERED_SUBJECTS:
                 self._subjects.clear()
                 self._aliases.clear()
             self._subjects[user, month] = known
-        if known != proposed and proposed not in self._aliases:
+        if proposed not in {None, known} and proposed not in self._aliases:
             with self._writing() as connection:
                 connection.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (proposed, known))
-            self._aliases.add(proposed)
+            self._aliases.add(str(proposed))
         return str(known)
 
     def put_calls(self, calls: Iterable[PrivateCall]) -> None:

@@ -23,6 +23,8 @@ from openrouter_audit.testing.emulator.plan import Frame
 MAX_BODY_BYTES = 64 * 2**20
 """A longer request is answered 413 and the connection closed."""
 
+_PIECES_AT_ONCE = 64  # then the other connections have their turn
+
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -136,8 +138,8 @@ class Connection(asyncio.Protocol):
         settle = self._desk.settle
         if answer.delay_ms:
             await self._pause(answer.delay_ms)
-        if answer.status == 0 or self._gone.done():
-            settle(answer, digest=None, tokens=0, hung_up=answer.stream and self._gone.done())
+        if answer.status == 0 or self._left():
+            settle(answer, digest=None, tokens=0, hung_up=answer.stream and self._left())
             return False
         asked, telling = answer.behaviour, answer.telling
         frames = _compressed(telling.frames, stream=answer.stream) if asked.gzip and telling.frames else telling.frames
@@ -156,7 +158,7 @@ class Connection(asyncio.Protocol):
             return not close
         self._write(head)
         await self._send_pieces(answer, pieces, gap_ms=asked.gap_ms or 0.0)
-        if self._gone.done():
+        if self._left():
             return False
         if answer.stream and not telling.cut:
             self._write(b"0\r\n\r\n")
@@ -167,9 +169,11 @@ class Connection(asyncio.Protocol):
         for i, (data, tokens) in enumerate(pieces):
             if i and gap_ms:
                 await self._pause(gap_ms)
+            elif i % _PIECES_AT_ONCE == 0:
+                await asyncio.sleep(0)
             if not self._writable.is_set():
                 await self._writable.wait()
-            if self._gone.done():
+            if self._left():
                 # A body that is no stream runs to its end and is billed in full, whoever listens.
                 sent = digest.digest() if i else None
                 self._desk.settle(answer, digest=sent, tokens=sent_tokens, hung_up=answer.stream)
@@ -180,12 +184,16 @@ class Connection(asyncio.Protocol):
                 self._desk.settle(answer, digest=digest.digest())
             self._write(b"%x\r\n%b\r\n" % (len(data), data) if answer.stream else data)
 
+    def _left(self) -> bool:
+        """Whether the client has gone; a failed write tells before the loop does."""
+        return self._gone.done() or self._transport is None or self._transport.is_closing()
+
     async def _pause(self, milliseconds: float) -> None:
         """Sleep, but no longer than the client stays."""
         await asyncio.wait({self._gone}, timeout=milliseconds / 1000)
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._left():
             self._transport.write(data)
 
 

@@ -1,0 +1,274 @@
+"""
+One call between an adapter and a recorder: feeds the exchange, writes what it gives, and never breaks the call it records.
+
+Adapters for any client library call `begin` before they send and then tell what passes by. The intent is written when
+`begin` returns, the outcome when the telling method returns, so an adapter keeps the promises (P1, C10) by telling first
+and handing on afterwards. A fault of ours is counted and logged once, without content; the call goes on as if nobody
+watched, and its outcome says what is known. The one exception let through is `AuditUnavailable`, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from openrouter_audit.capture.attribution import Receipt, current_scope
+from openrouter_audit.capture.exchange import CallExchange, Clock, RequestHead, SystemClock
+from openrouter_audit.capture.failures import failure_of, interrupted
+from openrouter_audit.capture.grouping import Place, place_of, remember_failure
+from openrouter_audit.capture.openrouter import headers_of
+from openrouter_audit.capture.recorder import FinishedCall, Recorder
+from openrouter_audit.core.commitments import CALL_KEY_BYTES
+from openrouter_audit.core.entries import CallIntent, CallOutcome, Private, RedirectHop
+from openrouter_audit.errors import AuditUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("openrouter_audit")
+_CLOCK = SystemClock()
+_RETRY_COUNT = b"x-stainless-retry-count"
+
+
+class Faults:
+    """How often this module failed its own work, by place; `doctor` shows it. Nobody resets it."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def count(self, place: str, error: BaseException) -> None:
+        seen = self.counts.get(place, 0)
+        self.counts[place] = seen + 1
+        if not seen:
+            logger.warning("recording a call failed in %s (%s); the call itself went on", place, type(error).__name__)
+
+
+faults = Faults()
+
+
+class RecordedCall:
+    """A call whose intent is written."""
+
+    __slots__ = (
+        "_body",
+        "_exchange",
+        "_intent",
+        "_method",
+        "_place",
+        "_private",
+        "_receipt",
+        "_recorder",
+        "_retry_count",
+        "_token",
+        "_unsynced",
+        "_url",
+        "strict",
+    )
+
+    @classmethod
+    def begin(
+        cls,
+        recorder: Recorder,
+        *,
+        request: object,
+        url: object,
+        method: str,
+        scheme: str,
+        host: str,
+        port: int | None,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes | None,
+        clock: Clock = _CLOCK,
+    ) -> RecordedCall | None:
+        """
+        Write the intent of a request that is about to be sent.
+
+        Args:
+            request: The client library's request object: sent again, it is another attempt of the same call.
+            url: Whatever prints as the whole URL.
+            port: None for the scheme's own.
+            path: Without query.
+            headers: As they will be sent.
+            body: None where it is a stream.
+
+        Returns:
+            None where a fault of ours keeps this call from being recorded.
+
+        Raises:
+            AuditUnavailable: Nothing was written, and nothing may be sent.
+        """
+        try:
+            call = cls()
+            fields = headers_of(headers)
+            call._recorder = recorder
+            call._unsynced = False
+            call.strict = recorder.mode == "strict"
+            call._method, call._url, call._body = method, url, body
+            call._retry_count = fields.get(_RETRY_COUNT)
+            call._place = place_of(request, retry_count=call._retry_count, method=method, url=url, body=body)
+            call._exchange = CallExchange(clock)
+            random = os.urandom(16 + CALL_KEY_BYTES)
+            scope = current_scope()
+            call._intent, call._private = call._exchange.begin(
+                RequestHead(
+                    method=method, scheme=scheme, host=host, port=port, path=path, headers=fields, body=body
+                ),
+                call_id=random[:16].hex(),
+                call_key=random[16:],
+                place=call._place,
+                scope=scope,
+                mode=recorder.mode,
+                policy=recorder.policy,
+            )
+            call._token = recorder.write(call._intent, call._private)
+            call._receipt = None if scope is None else scope.receipt(call._intent.id, call._place.attempt)
+        except AuditUnavailable:
+            raise
+        except Exception as error:
+            faults.count("begin", error)
+            return None
+        return call
+
+    @property
+    def intent(self) -> CallIntent:
+        return self._intent
+
+    @property
+    def private(self) -> Private:
+        return self._private
+
+    @property
+    def over(self) -> bool:
+        return self._exchange.over
+
+    def sync_intent(self) -> None:
+        """
+        Strict mode: return when the intent is on disk. Blocks.
+
+        Raises:
+            AuditUnavailable: It may not be; nothing may be sent, and the outcome says `refused`.
+        """
+        try:
+            self._recorder.sync(self._token)
+        except AuditUnavailable:
+            self._end(self._exchange.refused())
+            raise
+        except Exception as error:
+            faults.count("sync", error)
+
+    @property
+    def unsynced(self) -> bool:
+        """Strict mode: the outcome is written and `sync_outcome` is due before anything more is handed on."""
+        return self._unsynced
+
+    def sync_outcome(self) -> None:
+        """Strict mode: return when the outcome is on disk. Blocks, and never raises: the caller always gets its bytes."""
+        self._unsynced = False
+        try:
+            self._recorder.sync(self._token)
+        except Exception as error:
+            faults.count("sync", error)
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]], hops: Iterable[RedirectHop] = ()) -> None:
+        """The response's status and header fields."""
+        try:
+            self._exchange.head(status, headers_of(headers), tuple(hops))
+            if status >= 400:
+                self._may_be_retried()
+        except Exception as error:
+            faults.count("head", error)
+
+    def piece(self, piece: bytes) -> None:
+        """A piece of body, about to be handed on."""
+        try:
+            outcome = self._exchange.body(piece)
+        except Exception as error:
+            faults.count("body", error)
+        else:
+            if outcome is not None:
+                self._end(outcome)
+
+    def whole(self, content: bytes, *, raw_bytes: int, encoded: bool) -> None:
+        """The body, where somebody had read it before it could be watched."""
+        self._tell("body", lambda: self._exchange.known_body(content, raw_bytes=raw_bytes, encoded=encoded))
+
+    def end(self) -> None:
+        """The body ended by itself."""
+        self._tell("end", self._exchange.end_of_body)
+
+    def failed(self, error: BaseException, *, sending: bool = False) -> None:
+        """
+        Sending, or reading the answer, raised.
+
+        Args:
+            sending: No response came: the next request may be another attempt.
+        """
+        self._tell("failed", lambda: self._exchange.failed(failure_of(error)))
+        if sending:
+            try:
+                self._may_be_retried()
+            except Exception as fault:
+                faults.count("failed", fault)
+
+    def closed(self, error: BaseException | None = None) -> None:
+        """
+        Nobody will read on.
+
+        Args:
+            error: What is being handled while the response is closed.
+        """
+        if not self._exchange.over:
+            self._tell("closed", lambda: self._exchange.closed(interrupted=interrupted(error)))
+
+    def _may_be_retried(self) -> None:
+        remember_failure(
+            self._place, retry_count=self._retry_count, method=self._method, url=self._url, body=self._body
+        )
+
+    def _tell(self, place: str, event: Any) -> None:
+        try:
+            outcome: CallOutcome | None = event()
+        except Exception as error:
+            faults.count(place, error)
+            return
+        if outcome is not None:
+            self._end(outcome)
+
+    def _end(self, outcome: CallOutcome) -> None:
+        """Write the outcome, then let everybody know; frees the body and the segment."""
+        token, self._body = self._token, None
+        try:
+            written = self._recorder.write(outcome, follows=token)
+            self._token = written if self.strict else None
+            self._unsynced = self.strict
+        except Exception as error:
+            faults.count("outcome", error)
+        try:
+            if self._receipt is not None:
+                _fill(self._receipt, outcome)
+            self._recorder.finished(
+                FinishedCall(
+                    intent=self._intent,
+                    outcome=outcome,
+                    private=self._private,
+                    api_key=self._exchange.api_key,
+                    base_url=self._exchange.base_url,
+                    receipt=self._receipt,
+                )
+            )
+        except Exception as error:
+            faults.count("finished", error)
+
+
+def _fill(receipt: Receipt, outcome: CallOutcome) -> None:
+    receipt.generation_id, receipt.status = outcome.generation_id, outcome.status
+    if outcome.cost is not None:
+        try:
+            receipt.total_cost = Decimal(outcome.cost)
+        except InvalidOperation:
+            pass

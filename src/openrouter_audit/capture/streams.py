@@ -1,0 +1,122 @@
+"""
+Bodies that are watched while they are read: the very same pieces, one by one, each told before it is handed on.
+
+The classes are made for each client library, because `httpx` and `httpx2` accept only streams of their own base classes.
+Nothing is read ahead, and nothing is kept open or closed that would not have been.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import ModuleType
+
+    from openrouter_audit.capture.recorded_call import RecordedCall
+
+
+def watched_sync(module: ModuleType) -> type[Any]:
+    """The class of watched bodies for the library's synchronous client: `(stream, call)`."""
+
+    class WatchedStream(module.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, stream: Any, call: RecordedCall) -> None:
+            self._stream = stream
+            self._call = call
+
+        def __iter__(self) -> Iterator[bytes]:
+            call = self._call
+            tell = call.piece
+            try:
+                for piece in self._stream:
+                    tell(piece)
+                    if call.unsynced:
+                        call.sync_outcome()
+                    yield piece
+            except GeneratorExit:
+                raise  # the reader stopped; whoever closes the response says how
+            except BaseException as error:
+                call.failed(error)
+                raise
+            call.end()
+            if call.unsynced:
+                call.sync_outcome()
+
+        def close(self) -> None:
+            self._call.closed(sys.exc_info()[1])
+            self._stream.close()
+
+        def __del__(self) -> None:
+            _lost(self)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_inner(self, name), name)
+
+    return WatchedStream
+
+
+def watched_async(module: ModuleType) -> type[Any]:
+    """The class of watched bodies for the library's asynchronous client: `(stream, call)`."""
+
+    class WatchedStream(module.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, stream: Any, call: RecordedCall) -> None:
+            self._stream = stream
+            self._call = call
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            call = self._call
+            tell = call.piece
+            stream = self._stream.__aiter__()
+            try:
+                async for piece in stream:
+                    tell(piece)
+                    if call.unsynced:
+                        await in_thread(call.sync_outcome)
+                    yield piece
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                call.failed(error)
+                raise
+            finally:
+                if isinstance(stream, AsyncGenerator):
+                    await stream.aclose()  # as the library does for its own: not left to the garbage collector
+            call.end()
+            if call.unsynced:
+                await in_thread(call.sync_outcome)
+
+        async def aclose(self) -> None:
+            self._call.closed(sys.exc_info()[1])
+            await self._stream.aclose()
+
+        def __del__(self) -> None:
+            _lost(self)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_inner(self, name), name)
+
+    return WatchedStream
+
+
+async def in_thread(blocking: Any) -> None:
+    """Wait for a disk off the event loop, on asyncio and trio; what is begun is finished, cancelled or not."""
+    import anyio.to_thread
+
+    await anyio.to_thread.run_sync(blocking)
+
+
+def _lost(stream: Any) -> None:
+    """The last reference is gone. Runs inside the garbage collector, perhaps while the interpreter ends."""
+    try:
+        stream.__dict__["_call"].closed()
+    except BaseException:  # noqa: BLE001 - nobody is there to be told
+        return
+
+
+def _inner(stream: Any, name: str) -> Any:
+    inner = stream.__dict__.get("_stream")
+    if inner is None:
+        raise AttributeError(name)
+    return inner
