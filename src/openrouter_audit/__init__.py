@@ -6,7 +6,7 @@ Public names are loaded on first use, so that proving a bundle loads core and ve
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from openrouter_audit._version import __version__
 
 if TYPE_CHECKING:
     from openrouter_audit.audit_log import AuditLog as AuditLog

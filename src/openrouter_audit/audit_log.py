@@ -24,6 +24,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
+from openrouter_audit._version import __version__
 from openrouter_audit.capture import explicit, transports
 from openrouter_audit.capture.attribution import Receipt
 from openrouter_audit.capture.hosts import HostSet
@@ -61,8 +62,6 @@ class AuditLog:
         self, home: Home, config: Config, *, mode: Mode, hosts: HostSet, sequencer: bool, enrich: bool
     ) -> None:
         """Use `open`."""
-        from openrouter_audit import __version__
-
         self.home = home
         self.config = config
         self.hosts = hosts

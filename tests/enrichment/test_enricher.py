@@ -3,6 +3,7 @@ The first part asks the emulator over a socket, a row of the seed's error table 
 second runs the enricher's own thread in real time.
 """
 
+import dataclasses
 import gc
 import logging
 import os
@@ -15,13 +16,6 @@ import weakref
 from collections import Counter
 
 import pytest
-
-from openrouter_audit.core.commitments import commit, derive_keys
-from openrouter_audit.core.entries import CallIntent, CallOutcome, Private
-from openrouter_audit.enrichment.enricher import Enricher
-from openrouter_audit.enrichment.generations import Found, GenerationClient, NotYet, read_answer
-from openrouter_audit.enrichment.pending import generation_begun, pending_cost
-from openrouter_audit.testing import FakeOpenRouter
 from tests.enrichment.fakes import (
     COMMITMENT_KEY,
     EXAMPLES,
@@ -36,6 +30,14 @@ from tests.enrichment.fakes import (
     hash_of,
     run_steps,
 )
+
+from openrouter_audit.core.commitments import commit, derive_keys
+from openrouter_audit.core.entries import CallIntent, CallOutcome, Private
+from openrouter_audit.enrichment.enricher import Enricher
+from openrouter_audit.enrichment.generations import Found, GenerationClient, NotYet, read_answer
+from openrouter_audit.enrichment.pending import generation_begun, pending_cost
+from openrouter_audit.errors import AuditUnavailable
+from openrouter_audit.testing import FakeOpenRouter
 
 
 @pytest.fixture(scope="module")
@@ -275,9 +277,8 @@ def test_a_cost_reaches_the_entry_digit_for_digit(fake, desk, digits):
     """
     From the wire to the entry no digit is lost, and none is made up.
     """
-    made = desk()
     told = []
-    made.enricher._settlement._on_cost = lambda *args: told.append(args)
+    made = desk(on_cost=lambda *args: told.append(args))
     call = call_at(fake, cost=digits)
     (cost,) = made.run(call)
 
@@ -535,7 +536,6 @@ def test_close_while_waiting_ends_the_thread():
     enricher.close()
 
     assert not enricher._shift.thread.is_alive()
-    assert "close" not in dir(enricher.state())
 
 
 def test_a_fault_of_ours_does_not_end_the_thread(fake, caplog):
@@ -717,7 +717,7 @@ def test_settle_now_asks_whatever_the_back_off_and_counts_each_call_once(fake, d
     ]
     seen = []
     result = made.enricher.settle_now(
-        [a_call_without_key(call) for call in calls],
+        [dataclasses.replace(call, api_key=None) for call in calls],
         [KEY, OTHER_KEY, third, ""],
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -729,12 +729,6 @@ def test_settle_now_asks_whatever_the_back_off_and_counts_each_call_once(fake, d
     )
     assert ((1, 9), (9, 9)) == (seen[0], seen[-1])
     assert sorted(seen) == seen
-
-
-def a_call_without_key(call):
-    import dataclasses
-
-    return dataclasses.replace(call, api_key=None)
 
 
 def test_settle_now_keeps_the_distance_between_questions_and_does_not_wait_for_ever(desk):
@@ -763,8 +757,6 @@ def test_settle_now_says_so_when_nothing_can_be_written(fake, desk):
     """
     A command is to fail loudly where the background thread would wait.
     """
-    from openrouter_audit.errors import AuditUnavailable
-
     made = desk(recorder=MemoryRecorder(refuse=1))
     with pytest.raises(AuditUnavailable):
         made.enricher.settle_now([call_at(fake)])

@@ -4,6 +4,7 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.enrichment.fakes import EXAMPLES, KEY, ScriptedServer
 
 from openrouter_audit.enrichment.generations import (
     MAX_ANSWER_BYTES,
@@ -18,7 +19,6 @@ from openrouter_audit.enrichment.generations import (
     read_answer,
     read_retry_after,
 )
-from tests.enrichment.fakes import EXAMPLES, KEY, ScriptedServer
 
 RECORDS = sorted(path for path in (EXAMPLES / "generation").glob("*.json") if "content" not in path.name)
 

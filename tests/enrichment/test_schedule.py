@@ -1,6 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.enrichment.fakes import HOUR_US, KEY, OTHER_KEY, a_call, hash_of
 
 from openrouter_audit.enrichment.schedule import (
     FIRST_ASK_US,
@@ -9,7 +10,6 @@ from openrouter_audit.enrichment.schedule import (
     Schedule,
     wait_after,
 )
-from tests.enrichment.fakes import HOUR_US, KEY, OTHER_KEY, a_call, hash_of
 
 
 def a_schedule(*, horizon_us=24 * HOUR_US, max_per_second=5.0, capacity=1000):

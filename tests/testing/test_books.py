@@ -11,7 +11,7 @@ import pytest
 from tests.testing.asking import KEY, Asker, chat_body
 
 from openrouter_audit.testing import FakeOpenRouter, LatencyModel
-from openrouter_audit.testing.emulator.desk import is_call
+from openrouter_audit.testing.emulator.calls import is_call
 
 COLUMNS = "n generation_id path status key_hash model provider prompt_tokens completion_tokens billed cancelled request_sha256 response_sha256"
 
@@ -138,15 +138,17 @@ def test_client_that_vanishes_before_the_answer_is_booked(fake, stream):
 
 def test_slow_reader_that_leaves_is_billed_for_what_it_could_get(fake):
     """
-    The writer waits for its reader, so a stream of 25 MB is not booked as delivered because it fitted some buffer.
+    The writer waits for its reader, so a stream of 12 MB is not booked as delivered because it fitted some buffer.
     """
-    call = start_call(fake, "tokens=100000", stream=True)
+    call = start_call(fake, "tokens=50000", stream=True)
     call.recv(10)
+    time.sleep(0.7)  # longer than all of it takes to write
+    assert not fake.calls()
     call.close()
     until(fake.calls)
     (row,) = fake.calls()
     assert row["cancelled"]
-    assert 0 < row["completion_tokens"] < 100_000
+    assert 0 < row["completion_tokens"] < 50_000
 
 
 def test_explicit_cost_holds_for_a_cancelled_call_too(fake):

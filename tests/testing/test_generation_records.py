@@ -6,7 +6,8 @@ import time
 import pytest
 from tests.testing.asking import KEY, OTHER_KEY, chat_body
 
-from openrouter_audit.testing.emulator.desk import Desk, Request
+from openrouter_audit.testing.emulator.calls import Request
+from openrouter_audit.testing.emulator.desk import Desk
 
 
 def cost(asker, generation_id):

@@ -11,12 +11,12 @@ from tests.testing.asking import Asker, chat_body
 
 from openrouter_audit.testing import FakeOpenRouter
 from openrouter_audit.testing.emulator import UnknownSwitch
-from openrouter_audit.testing.emulator.script import (
+from openrouter_audit.testing.emulator.script import Script
+from openrouter_audit.testing.emulator.switches import (
     ENDS,
     RECORDS,
     SWITCHES,
     Behaviour,
-    Script,
     parse_header,
     parse_switches,
 )

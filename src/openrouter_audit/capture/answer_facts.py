@@ -61,33 +61,57 @@ _BAD_REASONS = frozenset({"error", "network_error"})
 Source = Literal["http", "body", "choice", "stream", "client"]
 
 
-class _Top(Struct):
-    type: Raw = NULL
-    object: Raw = NULL
-    id: Raw = NULL
-    generation_id: Raw = NULL
-    request_id: Raw = NULL
-    model: Raw = NULL
-    provider: Raw = NULL
-    status: Raw = NULL
-    choices: Raw = NULL
-    usage: Raw = NULL
+class _Details(Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    upstream_inference_cost: Raw = NULL
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cost: Raw = NULL
+    is_byok: bool | None = None
+    cost_details: _Details | None = None
+    service_tier: str | None = None
+
+
+class _Choice(Struct):
+    finish_reason: str | None = None
+    native_finish_reason: str | None = None
     error: Raw = NULL
-    error_type: Raw = NULL
+
+
+class _Top(Struct):
+    type: str | None = None
+    object: str | None = None
+    id: str | None = None
+    generation_id: str | None = None
+    request_id: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    status: str | None = None
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Raw = NULL
+    error_type: str | None = None
     code: Raw = NULL
     response: Raw = NULL
     message: Raw = NULL
     delta: Raw = NULL
-    stop_reason: Raw = NULL
+    stop_reason: str | None = None
     incomplete_details: Raw = NULL
-    service_tier: Raw = NULL
+    service_tier: str | None = None
     openrouter_metadata: Raw = NULL
-
-
-class _Choice(Struct):
-    finish_reason: Raw = NULL
-    native_finish_reason: Raw = NULL
-    error: Raw = NULL
 
 
 class _Error(Struct):
@@ -98,30 +122,6 @@ class _Error(Struct):
     metadata: Raw = NULL
     reason: Raw = NULL
     stop_reason: Raw = NULL
-
-
-class _Usage(Struct):
-    prompt_tokens: Raw = NULL
-    completion_tokens: Raw = NULL
-    input_tokens: Raw = NULL
-    output_tokens: Raw = NULL
-    prompt_tokens_details: Raw = NULL
-    completion_tokens_details: Raw = NULL
-    input_tokens_details: Raw = NULL
-    output_tokens_details: Raw = NULL
-    cache_read_input_tokens: Raw = NULL
-    cache_creation_input_tokens: Raw = NULL
-    cost: Raw = NULL
-    is_byok: Raw = NULL
-    cost_details: Raw = NULL
-    service_tier: Raw = NULL
-
-
-class _Details(Struct):
-    cached_tokens: Raw = NULL
-    cache_write_tokens: Raw = NULL
-    reasoning_tokens: Raw = NULL
-    upstream_inference_cost: Raw = NULL
 
 
 class _Metadata(Struct):
@@ -227,16 +227,16 @@ class Answer:
         facts = self.facts
         if not self.identified:
             self._identify(top)
-        if top.choices is not NULL:
+        if top.choices is not None:
             for value in items(top.choices):
                 self._choice(value)
-        elif top.stop_reason is not NULL:
+        elif top.stop_reason is not None:
             self._stop_reason(top.stop_reason)
-        elif (self._endpoint == "responses" or text(top.object) == "response") and (status := text(top.status)):
+        elif (self._endpoint == "responses" or top.object == "response") and (status := text(top.status)):
             self._status(status, top)
-        if top.usage is not NULL:
+        if top.usage is not None:
             self._usage(top.usage)
-        if top.service_tier is not NULL and (tier := text(top.service_tier)):
+        if tier := text(top.service_tier):
             facts["service_tier"] = tier
         if top.openrouter_metadata is not NULL:
             self._metadata(top.openrouter_metadata)
@@ -252,7 +252,7 @@ class Answer:
             facts["generation_id"], facts["generation_source"] = identifier, "body"
             self.identified = True
         for name, value in (("model", top.model), ("provider", top.provider)):
-            if value is not NULL and name not in facts and (word := text(value)):
+            if value is not None and name not in facts and (word := text(value)):
                 facts[name] = word
 
     def _choice(self, value: Any) -> None:
@@ -289,33 +289,34 @@ class Answer:
         if usage is None:
             return
         self.priced = True
-        facts = self.facts
-        asked = members(_Details, usage.prompt_tokens_details) or members(_Details, usage.input_tokens_details)
-        made = members(_Details, usage.completion_tokens_details) or members(_Details, usage.output_tokens_details)
-        counts = [
-            ("prompt_tokens", usage.prompt_tokens),
-            ("prompt_tokens", usage.input_tokens),
-            ("completion_tokens", usage.completion_tokens),
-            ("completion_tokens", usage.output_tokens),
-            ("cached_tokens", usage.cache_read_input_tokens),
-            ("cache_write_tokens", usage.cache_creation_input_tokens),
-        ]
+        self._count("prompt_tokens", usage.prompt_tokens, usage.input_tokens)
+        self._count("completion_tokens", usage.completion_tokens, usage.output_tokens)
+        asked = members(_Details, usage.prompt_tokens_details or usage.input_tokens_details)
         if asked is not None:
-            counts += [("cached_tokens", asked.cached_tokens), ("cache_write_tokens", asked.cache_write_tokens)]
+            self._count("cached_tokens", asked.cached_tokens)
+            self._count("cache_write_tokens", asked.cache_write_tokens)
+        else:
+            self._count("cached_tokens", usage.cache_read_input_tokens)
+            self._count("cache_write_tokens", usage.cache_creation_input_tokens)
+        made = members(_Details, usage.completion_tokens_details or usage.output_tokens_details)
         if made is not None:
-            counts.append(("reasoning_tokens", made.reasoning_tokens))
-        for name, count in counts:
-            if count is not NULL and (whole := integer(count)) is not None:
-                facts[name] = whole
+            self._count("reasoning_tokens", made.reasoning_tokens)
+        facts = self.facts
         if (cost := number(usage.cost) or text(usage.cost)) is not None:
             facts["cost"] = cost
         if (byok := boolean(usage.is_byok)) is not None:
             facts["is_byok"] = byok
-        if usage.service_tier is not NULL and (tier := text(usage.service_tier)):
+        if tier := text(usage.service_tier):
             facts["service_tier"] = tier
         details = members(_Details, usage.cost_details)
         if details is not None and (bill := number(details.upstream_inference_cost)) is not None:
             facts["upstream_cost"] = bill
+
+    def _count(self, name: str, *candidates: Any) -> None:
+        for candidate in candidates:
+            if candidate is not None and (whole := integer(candidate)) is not None:
+                self.facts[name] = whole
+                return
 
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)
@@ -357,24 +358,16 @@ class Answer:
 
     def _scan(self, body: bytes) -> None:
         """Text that is no JSON: damaged, nested too deep, or the two ends of something large."""
-        usage, error = scan(body, b"usage", last=True), scan(body, b"error")
-        found = _Top(
-            id=_or_null(scan(body, b"id")),
-            model=_or_null(scan(body, b"model")),
-            provider=_or_null(scan(body, b"provider", last=True)),
-            usage=_or_null(usage),
-            error=_or_null(error),
+        identifiers = (text(scan(body, b"id")), text(scan(body, b"id", last=True)))
+        found: Any = _Top(
+            id=next((one for one in identifiers if one and one.startswith("gen-")), None),
+            model=text(scan(body, b"model")),
+            provider=text(scan(body, b"provider", last=True)),
+            usage=members(_Usage, scan(body, b"usage", last=True)),
+            error=scan(body, b"error") or NULL,
         )
-        if not (text(found.id) or "").startswith("gen-"):
-            found.id = _or_null(scan(body, b"id", last=True))
-        if not (text(found.id) or "").startswith("gen-"):
-            found.id = NULL
         if reason := text(scan(body, b"finish_reason", last=True)):
             self.facts["finish_reason"], self.finished = reason, True
         if reason := text(scan(body, b"native_finish_reason", last=True)):
             self.facts["native_finish_reason"] = reason
         self._read(found, "body")
-
-
-def _or_null(value: Raw | None) -> Raw:
-    return NULL if value is None else value

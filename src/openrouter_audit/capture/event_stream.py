@@ -12,6 +12,11 @@ past `2 * KEEP_BYTES` its middle is dropped, which leaves text that no JSON pars
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 KEEP_BYTES = 64 * 1024
 """Kept of each end of an over-long text. Ids and models stand at the front of an answer, usage and cost at its end."""
 OPENING_EVENTS = 8
@@ -65,51 +70,60 @@ class Excerpt:
 class EventScanner:
     """Takes decoded bytes, gives what follows `data:` in the lines worth reading."""
 
-    __slots__ = ("_carry", "_markers", "opening")
+    __slots__ = ("_carry", "_carrying", "_markers", "opening")
 
     def __init__(self, markers: tuple[bytes, ...] = ALL_MARKERS) -> None:
         self._markers = markers
         self._carry = Excerpt()
+        self._carrying = False
         self.opening = OPENING_EVENTS
         """How many more `data:` lines are handed out unasked; set to 0 once the generation is known."""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Sequence[bytes]:
         """Payloads of the interesting lines that end in this piece, in order."""
         if b"\r" in data:
             # JSON escapes CR, so these are line ends; the empty lines this may add mean nothing here.
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        end = data.rfind(b"\n") + 1
-        if not end:
-            if data:
-                self._carry.add(data)
-            return []
-        block, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
-        if self._carry:
-            self._carry.add(block)
-            block = self._carry.take()
+        if not data.endswith(b"\n"):
+            end = data.rfind(b"\n") + 1
+            if not end:
+                if data:
+                    self._carry.add(data)
+                    self._carrying = True
+                return ()
+            data, rest = data[:end], data[end:]
+        else:
+            rest = b""
+        if self._carrying:
+            self._carry.add(data)
+            data = self._carry.take()
+            self._carrying = False
         if rest:
             self._carry.add(rest)
-        return self._read(block)
-
-    def flush(self) -> list[bytes]:
-        """The last line, when the stream ended without ending it."""
-        return self._read(self._carry.take()) if self._carry else []
-
-    def _read(self, block: bytes) -> list[bytes]:
-        markers = self._markers
+            self._carrying = True
         if not self.opening:
-            for marker in markers:
-                if marker in block:
+            for marker in self._markers:
+                if marker in data:
                     break
             else:
-                return []
+                return ()
+        return self._wanted(data)
+
+    def flush(self) -> Sequence[bytes]:
+        """The last line, when the stream ended without ending it."""
+        if not self._carrying:
+            return ()
+        self._carrying = False
+        return self._wanted(self._carry.take())
+
+    def _wanted(self, block: bytes) -> list[bytes]:
         found = []
         for line in block.split(b"\n"):
             if not line.startswith(b"data:"):
                 continue
             if self.opening:
                 self.opening -= 1
-            elif not any(marker in line for marker in markers):
+            elif not any(marker in line for marker in self._markers):
                 continue
             found.append(line[5:].strip())
         return found

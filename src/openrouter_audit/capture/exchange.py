@@ -258,12 +258,10 @@ class CallExchange:
         self._size += len(piece)
         if self._commitment is not None:
             self._commitment.update(piece)
-        if self._decoder is not None:
-            ended = False
-            for data in self._decoded(piece):
-                ended = self._read(data) or ended
-        else:
+        if self._decoder is None:
             ended = not self._undecodable and self._read(piece)
+        else:
+            ended = any([self._read(data) for data in self._decoded(piece)])
         if ended or (self._expected is not None and self._size >= self._expected):
             return self._complete()
         return None
@@ -365,14 +363,15 @@ class CallExchange:
             if self._kept is not None:
                 self._kept.add(data)
             return False
-        answer = self._answer
-        ended = False
-        for payload in scanner.feed(data):
-            ended = answer.read_event(payload) or ended
-        if scanner.opening and answer.identified:
-            scanner.opening = 0
+        payloads = scanner.feed(data)
         if self._first_token is None and self._has_token(data):
             self._first_token = self._last_byte
+        if not payloads:
+            return False
+        answer = self._answer
+        ended = any([answer.read_event(payload) for payload in payloads])
+        if scanner.opening and answer.identified:
+            scanner.opening = 0
         return ended
 
     def _has_token(self, data: bytes) -> bool:

@@ -26,7 +26,10 @@ class HostSet:
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         given = tuple(entry.strip().lower() for entry in entries if entry.strip())
-        self.entries: tuple[str, ...] = (*OPENROUTER_HOSTS, *(entry for entry in given if entry not in OPENROUTER_HOSTS))
+        self.entries: tuple[str, ...] = (
+            *OPENROUTER_HOSTS,
+            *(entry for entry in given if entry not in OPENROUTER_HOSTS),
+        )
         """What is watched, in the order given, OpenRouter's own first."""
         self._names = frozenset(self.entries)
         self._strangers: dict[str, None] = {}

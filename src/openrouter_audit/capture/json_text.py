@@ -1,10 +1,10 @@
 """
 Reads the few members it is asked for out of JSON text, and gets something out of text that is not quite JSON.
 
-A ladder of three: msgspec, which leaves every member as its own text, so that money keeps its digits; the standard
-library, with numbers as text, for what msgspec refuses as a whole (one lone surrogate anywhere is enough); and a scan for
-byte strings, for text that is nested too deep, cut or damaged. Values of the first rung are `msgspec.Raw`, those of the
-second are Python's; the functions below take both and answer None to whatever is not of their kind.
+A ladder of three: msgspec, where money and whatever has several forms stays `Raw`, its own text, digit for digit; the
+standard library, with numbers as text, for what msgspec refuses as a whole (one lone surrogate anywhere is enough, or one
+member of an unexpected type); and a scan for byte strings, for text that is nested too deep, cut or damaged. The functions
+below take the values of every rung and answer None to whatever is not of their kind.
 """
 
 from __future__ import annotations
@@ -46,13 +46,18 @@ def parse(kind: type[S], text: bytes) -> S | None:
 
 def members(kind: type[S], value: Any) -> S | None:
     """Members of an object inside another."""
+    if value is None or value is NULL:
+        return None
+    if isinstance(value, kind):
+        return value
     if isinstance(value, Raw):
-        if value is NULL or not bytes(memoryview(value)[:1]) == b"{":
+        if bytes(memoryview(value)[:1]) != b"{":
             return None
         try:
             return _decoder(kind).decode(value)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return None
+            # A member of another type than expected: read it as the second rung does.
+            return parse(kind, bytes(value))
     if isinstance(value, dict):
         return kind(**{name: value[name] for name in kind.__struct_fields__ if name in value})
     return None
@@ -77,9 +82,11 @@ def present(value: Any) -> bool:
 
 def text(value: Any, limit: int = MAX_TEXT) -> str | None:
     """A string, cut after `limit` characters."""
+    if value is None or value is NULL:
+        return None
+    if type(value) is str:
+        return value[:limit]
     if isinstance(value, Raw):
-        if value is NULL:
-            return None
         raw = bytes(value)
         if raw[:1] != b'"':
             return None
@@ -87,14 +94,14 @@ def text(value: Any, limit: int = MAX_TEXT) -> str | None:
             return (_text_decoder.decode(raw) if b"\\" in raw else raw[1:-1].decode())[:limit]
         except (msgspec.MsgspecError, ValueError):
             return None
-    return value[:limit] if isinstance(value, str) and not isinstance(value, Number) else None
+    return None
 
 
 def number(value: Any) -> str | None:
     """A number's own digits."""
+    if value is None or value is NULL:
+        return None
     if isinstance(value, Raw):
-        if value is NULL:
-            return None
         raw = bytes(value)
         return raw.decode("ascii", "replace") if raw[:1] in b"-0123456789" and raw else None
     return str(value) if isinstance(value, Number) else None
@@ -102,6 +109,8 @@ def number(value: Any) -> str | None:
 
 def integer(value: Any) -> int | None:
     """A number without fraction or exponent; one of more than 18 digits counts as none."""
+    if type(value) is int:
+        return value
     digits = number(value)
     if digits is None or len(digits) > 18 or not digits.isdecimal():
         return None

@@ -61,7 +61,20 @@ _FREE_READS = frozenset({"models", "key", "keys", "credits", "providers", "endpo
 _WORDS = frozenset(
     {word for path in _ENDPOINTS for word in path.split("/")}
     | set(_FAMILIES)
-    | {"api", "v1", "alpha", "beta", "content", "feedback", "promote", "query", "meta", "destinations", "token", "members"}
+    | {
+        "api",
+        "v1",
+        "alpha",
+        "beta",
+        "content",
+        "feedback",
+        "promote",
+        "query",
+        "meta",
+        "destinations",
+        "token",
+        "members",
+    }
 )
 _MAX_CACHED = 256
 

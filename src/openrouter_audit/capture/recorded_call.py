@@ -110,16 +110,16 @@ class RecordedCall:
             call.strict = recorder.mode == "strict"
             call._method, call._url, call._body = method, url, body
             call._retry_count = fields.get(_RETRY_COUNT)
-            call._place = place_of(request, retry_count=call._retry_count, method=method, url=url, body=body)
+            random = os.urandom(2 * 16 + CALL_KEY_BYTES)
+            call._place = place_of(
+                request, fresh=random[16:32].hex(), retry_count=call._retry_count, method=method, url=url, body=body
+            )
             call._exchange = CallExchange(clock)
-            random = os.urandom(16 + CALL_KEY_BYTES)
             scope = current_scope()
             call._intent, call._private = call._exchange.begin(
-                RequestHead(
-                    method=method, scheme=scheme, host=host, port=port, path=path, headers=fields, body=body
-                ),
+                RequestHead(method=method, scheme=scheme, host=host, port=port, path=path, headers=fields, body=body),
                 call_id=random[:16].hex(),
-                call_key=random[16:],
+                call_key=random[32:],
                 place=call._place,
                 scope=scope,
                 mode=recorder.mode,

@@ -18,17 +18,17 @@ MAX_PERSON = 1024
 
 
 class _Body(Struct):
-    model: Raw = NULL
+    model: str | None = None
     models: Raw = NULL
     fallbacks: Raw = NULL
     provider: Raw = NULL
-    stream: Raw = NULL
+    stream: bool | None = None
     messages: list[Raw] | None = None
     input: Raw = NULL
     tools: Raw = NULL
     plugins: Raw = NULL
-    user: Raw = NULL
-    session_id: Raw = NULL
+    user: str | None = None
+    session_id: str | None = None
     metadata: Raw = NULL
     max_completion_tokens: Raw = NULL
     max_tokens: Raw = NULL

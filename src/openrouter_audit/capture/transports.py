@@ -91,9 +91,7 @@ class Watch:
                 raise
         return response
 
-    async def send_async(
-        self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def send_async(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The asynchronous twin of `send`."""
         request = args[0] if args else kwargs.get("request")
         call = self._begin(request)

@@ -4,7 +4,7 @@ Adds to each call what OpenRouter billed for it, behind the application's back a
 `offer` is called where a call ends: in any thread, on an event loop, inside garbage collection. So it takes no lock, opens
 nothing and raises nothing; it puts the call into a queue. One daemon thread per process, started by the first offer, takes
 the calls out, keeps them in its `Schedule`, and asks for one at a time. What it learns it writes through the recorder, like
-everybody.
+everybody. A server that never answers costs the thread ten seconds, and then its key pauses for ever longer.
 
 At the end of a process nothing is asked in a hurry: what is not known yet stays so, and `openrouter-audit settle` asks for
 it later, with `settle_now`. A forked child starts with nothing waiting and no thread; the parent keeps its calls.
@@ -71,7 +71,7 @@ class Clock:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What became of the calls offered in this process. Written by the enricher's thread, read by anybody."""
+    """What became of the calls offered in this process, for people to look at; nothing is decided by it."""
 
     asked: int = 0
     """Questions sent."""
@@ -300,19 +300,23 @@ class Enricher:
         wait_us: int | None = None
         while not self._closed:
             try:
-                call = shift.inbox.get(timeout=None if wait_us is None else wait_us / SECOND_US)
-                while call is not None:
-                    self.take_in(call)
-                    call = shift.inbox.get_nowait()
-            except Empty:
-                pass
-            try:
-                wait_us = self.step() if not self._closed else None
+                self._gather(shift, wait_us)
+                wait_us = None if self._closed else self.step()
             except Exception as error:
                 # A fault of ours must not end the thread: the other calls go on, this one is left to `settle`.
                 _LOGGER.warning("a question for a cost failed inside: %s", type(error).__name__)
                 wait_us = SECOND_US
         self._client.close()
+
+    def _gather(self, shift: _Shift, wait_us: int | None) -> None:
+        """Wait for an offer, at most so long (None: for ever), and take in all there are."""
+        try:
+            call = shift.inbox.get(timeout=None if wait_us is None else wait_us / SECOND_US)
+            while call is not None:
+                self.take_in(call)
+                call = shift.inbox.get_nowait()
+        except Empty:
+            pass
 
     def _start(self, shift: _Shift) -> None:
         thread = threading.Thread(target=self._run, args=(shift,), name="openrouter-audit-enricher", daemon=True)

@@ -4,8 +4,8 @@ When to ask for which call: computed, without a clock or a thread.
 OpenRouter writes its record of a generation seconds to an hour after the answer, and says the same 404 for "not yet" and
 "never" (API.md section 10). So each call is asked for about one second after its end and then ever more rarely, a last
 time at its horizon. Calls without any price go before those whose answer had one. Each API key has a lane of its own: one
-request in flight, a least distance between two requests, and a pause when OpenRouter asks for one or is unwell. A lane in
-trouble delays no other.
+request in flight, a least distance between two requests, and a pause when OpenRouter asks for one or is unwell. A lane that
+pauses delays no other.
 
 All times are microseconds of one monotonic clock, handed in by the caller; so is the jitter, a number in [0, 1).
 """

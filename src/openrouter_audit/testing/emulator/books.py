@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrouter_audit.testing.emulator.script import Behaviour
+from openrouter_audit.testing.emulator.switches import Behaviour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from openrouter_audit.testing.emulator.catalogue import DEFAULT_MODEL, Charge, Model, charge, find_model
-from openrouter_audit.testing.emulator.script import Behaviour
+from openrouter_audit.testing.emulator.switches import Behaviour
 
 FIRST_SECOND = 1_795_424_400
 """2026-11-23T09:00:00Z; call n is made n seconds later, whatever the clock says."""

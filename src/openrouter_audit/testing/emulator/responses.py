@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from openrouter_audit.testing.emulator.catalogue import Charge
-from openrouter_audit.testing.emulator.chat import comments, cut_whole, error_in_200, error_of, event
+from openrouter_audit.testing.emulator.chat import cut_whole, error_in_200, error_of, event
+from openrouter_audit.testing.emulator.chat_stream import comments
 from openrouter_audit.testing.emulator.plan import Frame, Plan, Telling
 
 _FAILED = frozenset({"error_mid", "error_usage", "choice_error"})

@@ -17,7 +17,8 @@ from typing import Any, cast
 
 import httptools
 
-from openrouter_audit.testing.emulator.desk import Answer, Desk, Request, compress
+from openrouter_audit.testing.emulator.calls import Answer, Request
+from openrouter_audit.testing.emulator.desk import Desk, compress
 from openrouter_audit.testing.emulator.plan import Frame
 
 MAX_BODY_BYTES = 64 * 2**20
