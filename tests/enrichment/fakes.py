@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,11 @@ def a_call(generation_id="gen-1-abc", *, base_url="http://127.0.0.1:9/api/v1", k
         "ended_us": 1_795_424_400_000_000,
     }
     return PendingCost(**(fields | changes))
+
+
+def just_ended(generation_id="gen-1-abc", **changes):
+    """A call two seconds old by the machine's own clock: due at once, and far from its horizon."""
+    return a_call(generation_id, ended_us=time.time_ns() // 1000 - 2_000_000, **changes)
 
 
 class MemoryRecorder:
@@ -135,8 +141,7 @@ class ScriptedServer:
     def __init__(self, *answers):
         self.answers = deque(answers)
         self.requests = []
-        self.in_flight = 0
-        self.most_in_flight = 0
+        self.ports = []
         self.hanging = threading.Event()
         self._over = threading.Event()
         outer = self
@@ -160,6 +165,7 @@ class ScriptedServer:
 
     def _answer(self, handler):
         self.requests.append((handler.path, dict(handler.headers.items())))
+        self.ports.append(handler.client_address[1])
         answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
         if answer == "hang":
             self.hanging.set()

@@ -28,6 +28,7 @@ from tests.enrichment.fakes import (
     a_call,
     charge,
     hash_of,
+    just_ended,
     run_steps,
 )
 
@@ -474,11 +475,11 @@ def test_an_unreachable_host_never_makes_offer_wait():
     recorder = MemoryRecorder()
     with ScriptedServer("hang") as server:
         enricher = Enricher(recorder)
-        enricher.offer(a_call(base_url=server.url))
+        enricher.offer(just_ended(base_url=server.url))
         assert server.hanging.wait(20)
         begin = time.thread_time()
         for n in range(10_000):
-            enricher.offer(a_call(base_url=server.url, n=n))
+            enricher.offer(just_ended(base_url=server.url, n=n))
         assert time.thread_time() - begin < 5
         assert enricher._shift.thread.is_alive()
         assert 10_000 == enricher.state().waiting
@@ -512,12 +513,12 @@ def test_nothing_is_written_once_close_has_returned():
 
     slow = Slow()
     enricher = Enricher(recorder, client=slow)
-    enricher.offer(a_call("gen-1"))
+    enricher.offer(just_ended("gen-1"))
     assert asked.wait(20)
     enricher.close()
     go_on.set()
     enricher._shift.thread.join(20)
-    enricher.offer(a_call("gen-2"))
+    enricher.offer(just_ended("gen-2"))
 
     assert [] == recorder.facts
     assert slow.closed
@@ -530,7 +531,7 @@ def test_close_while_waiting_ends_the_thread():
     """
     enricher = Enricher(MemoryRecorder(), client=Counting())
     with ScriptedServer((429, {"Retry-After": "3600"}, b"")) as server:
-        enricher.offer(a_call(base_url=server.url))
+        enricher.offer(just_ended(base_url=server.url))
         wait_until(lambda: enricher.state().asked)
     enricher.close(timeout=20)
     enricher.close()
@@ -584,13 +585,13 @@ def test_a_call_offered_by_garbage_collection_is_taken():
             number = len(answers) + 2
             answers[number] = True
             if number < 200:
-                weakref.finalize(self, enricher.offer, a_call("gen-1", n=number))
+                weakref.finalize(self, enricher.offer, just_ended("gen-1", n=number))
 
     enricher = Enricher(recorder, client=Client(), max_per_second=100_000)
     before = gc.get_threshold()
     gc.set_threshold(5, 2, 2)
     try:
-        enricher.offer(a_call("gen-1", n=1))
+        enricher.offer(just_ended("gen-1", n=1))
         recorder.wait_for(100)
     finally:
         gc.set_threshold(*before)
@@ -611,12 +612,12 @@ def test_a_forked_child_begins_with_nothing_and_settles_its_own(fake, tmp_path):
         url, parents, childs = sys.argv[1:]
         recorder = MemoryRecorder()
         enricher = Enricher(recorder, max_per_second=1000)
-        enricher.offer(a_call(parents, base_url=url, n=1))
+        enricher.offer(just_ended(parents, base_url=url, n=1))
         recorder.wait_for(1)
         with ScriptedServer("hang") as server:
-            enricher.offer(a_call("gen-x", base_url=server.url, n=2))
+            enricher.offer(just_ended("gen-x", base_url=server.url, n=2))
             assert server.hanging.wait(20)
-            enricher.offer(a_call(parents, base_url=url, n=3))
+            enricher.offer(just_ended(parents, base_url=url, n=3))
             pid = os.fork()
             if pid == 0:
                 try:
@@ -624,7 +625,7 @@ def test_a_forked_child_begins_with_nothing_and_settles_its_own(fake, tmp_path):
                     state = enricher.state()
                     assert (0, 0) == (state.waiting, state.asked), state
                     assert enricher._shift.thread is None
-                    enricher.offer(a_call(childs, base_url=url, n=4))
+                    enricher.offer(just_ended(childs, base_url=url, n=4))
                     recorder.wait_for(1)
                     assert [f"{{4:032x}}"] == [cost.id for cost in recorder.costs]
                     enricher.close()
@@ -664,20 +665,21 @@ def test_the_end_of_the_interpreter_waits_for_nothing_and_asks_nothing(tmp_path)
         from openrouter_audit.enrichment.enricher import Enricher
         enricher = Enricher(MemoryRecorder(), max_per_second=1000)
         for n in range(5):
-            enricher.offer(a_call("gen-x", base_url=sys.argv[1], n=n))
-        import time
-        time.sleep(1.5)
+            enricher.offer(just_ended("gen-x", base_url=sys.argv[1], n=n))
+        sys.stdin.readline()
         """)
     )
-    with ScriptedServer("hang") as server:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(script), server.url],
-            capture_output=True,
-            text=True,
-            timeout=8,
-            check=False,
-        )
-        assert ("", "", 0) == (done.stdout, done.stderr, done.returncode)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        ScriptedServer("hang") as server,
+        subprocess.Popen([sys.executable, "-W", "error", str(script), server.url], **pipes) as program,
+    ):
+        try:
+            assert server.hanging.wait(30)
+            said = program.communicate(b"end\n", timeout=30)
+        finally:
+            program.kill()
+        assert ((b"", b""), 0) == (said, program.returncode)
         assert 1 == len(server.requests)
 
 

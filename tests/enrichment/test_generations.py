@@ -1,5 +1,9 @@
 import json
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from hypothesis import given
@@ -235,6 +239,41 @@ def test_a_key_that_is_sent_appears_in_no_log(caplog):
 
     assert "httpcore2" in caplog.text
     assert KEY[9:] not in caplog.text
+
+
+def test_a_forked_child_uses_no_connection_of_its_parent(tmp_path):
+    """
+    Two processes reading from one connection would get each other's answers: the child opens its own, the parent keeps its.
+    """
+    script = tmp_path / "forks.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, sys
+        sys.path.insert(0, {os.getcwd()!r})
+        from openrouter_audit.enrichment.generations import Found, GenerationClient
+        from tests.enrichment.fakes import KEY
+        client = GenerationClient()
+        ask = lambda: isinstance(client.ask(sys.argv[1], "gen-1", KEY), Found)
+        assert ask()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if ask() and ask() else 1)
+        assert 0 == os.waitpid(pid, 0)[1]
+        assert ask()
+        client.close()
+        """)
+    )
+    with ScriptedServer((200, {}, answer_of())) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script), server.url],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ("", 0) == (done.stderr, done.returncode)
+        parent, child, child_again, parent_again = server.ports
+        assert parent == parent_again != child == child_again
 
 
 def test_nobody_at_home_is_an_answer():

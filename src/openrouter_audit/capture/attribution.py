@@ -54,11 +54,11 @@ class Scope:
     def __init__(self, block: attribution, outer: Scope | None) -> None:
         self.outer = outer
         self.receipts: list[Receipt] = []
-        self.user = block.user or (outer.user if outer else None)
-        self.session = block.session or (outer.session if outer else None)
-        self.tenant = block.tenant or (outer.tenant if outer else None)
-        self.purpose = block.purpose or (outer.purpose if outer else None)
-        self.tags = {**outer.tags, **block.tags} if outer else block.tags
+        self.user: str | None = block.user or (outer.user if outer else None)
+        self.session: str | None = block.session or (outer.session if outer else None)
+        self.tenant: str | None = block.tenant or (outer.tenant if outer else None)
+        self.purpose: str | None = block.purpose or (outer.purpose if outer else None)
+        self.tags: dict[str, str] = {**outer.tags, **block.tags} if outer else block.tags
 
     def receipt(self, call_id: str, attempt: int) -> Receipt:
         """A receipt for a new call, in the lists of this block and of all around it."""
@@ -95,7 +95,7 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
         session: str | None = None,
         tenant: str | None = None,
         purpose: str | None = None,
-        tags: Mapping[str, str] = {},  # noqa: B006 - read only, and copied
+        tags: Mapping[str, str] = {},
     ) -> None:
         self.user, self.session, self.tenant, self.purpose = user, session, tenant, purpose
         self.tags = dict(tags)

@@ -4,7 +4,7 @@ One HTTP exchange, as events, becomes the facts of one call; and every way in wh
 The exchange does no input or output and knows no client library: an adapter tells it what passes by, in this order:
 
     begin -> head -> body, body, … -> end_of_body | failed | closed
-       \\-> failed
+    begin -> failed
 
 and gets the intent from `begin` and the outcome from whichever event is the last, once. `body` gives the outcome with the
 piece that holds the terminal event, or the last byte of a body whose length is known: the adapter writes it *before* it
@@ -88,17 +88,22 @@ class SystemClock:
 
 
 @dataclass(slots=True, kw_only=True)
-class RequestHead:
-    """A request about to be sent."""
+class SentRequest:
+    """A request about to be sent, as its client library has it."""
 
+    request: Any
+    """The library's own object: sent again, it is another attempt of the same call (C26)."""
+    url: Any
+    """Whatever prints as the whole URL; looked at for retries only."""
     method: str
     scheme: str
     host: str
     port: int | None
+    """None for the scheme's own."""
     path: str
     """Without query."""
-    headers: dict[bytes, bytes]
-    """By lower-case name."""
+    headers: list[tuple[bytes, bytes]]
+    """As they will be sent."""
     body: bytes | None
     """None where it is a stream: then it is not known before it is sent."""
 
@@ -155,7 +160,8 @@ class CallExchange:
 
     def begin(
         self,
-        request: RequestHead,
+        request: SentRequest,
+        headers: Mapping[bytes, bytes],
         *,
         call_id: str,
         call_key: bytes,
@@ -168,12 +174,13 @@ class CallExchange:
         The intent, to be written before the first byte of the request leaves.
 
         Args:
+            headers: Those of the request, by lower-case name.
             call_id: 32 hex digits, random and new.
             call_key: 32 random bytes, new: the key of both commitments (C8).
         """
         self._start = self._now()
         at_us = self._clock.wall_us()
-        headers, body = request.headers, request.body
+        body = request.body
         self._call_id, self._method = call_id, request.method
         self._route = kind = route(request.method, request.path)
         self._answer = Answer(kind.endpoint)
@@ -201,11 +208,12 @@ class CallExchange:
             policy=policy,
             **asked.fields,
         )
-        return intent, self._private(request, call_key, at_us, scope, asked, kind)
+        return intent, self._private(request.path, headers, call_key, at_us, scope, asked, kind)
 
     def _private(
         self,
-        request: RequestHead,
+        path: str,
+        headers: Mapping[bytes, bytes],
         call_key: bytes,
         at_us: int,
         scope: Scope | None,
@@ -213,7 +221,7 @@ class CallExchange:
         kind: Route,
     ) -> Private:
         user, session = asked.user, asked.session
-        if session is None and (value := request.headers.get(b"x-session-id")):
+        if session is None and (value := headers.get(b"x-session-id")):
             session = value.decode("latin-1")
         if scope is not None:
             user, session = scope.user or user, scope.session or session
@@ -226,7 +234,7 @@ class CallExchange:
             purpose=scope.purpose if scope else None,
             tags=scope.tags if scope else {},
             base_url=self.base_url,
-            path=None if kind.path == request.path else request.path,
+            path=None if kind.path == path else path,
         )
 
     def head(self, status: int, headers: Mapping[bytes, bytes], hops: tuple[RedirectHop, ...] = ()) -> None:
@@ -261,7 +269,8 @@ class CallExchange:
         if self._decoder is None:
             ended = not self._undecodable and self._read(piece)
         else:
-            ended = any([self._read(data) for data in self._decoded(piece)])
+            ends = [self._read(data) for data in self._decoded(piece)]
+            ended = True in ends
         if ended or (self._expected is not None and self._size >= self._expected):
             return self._complete()
         return None
@@ -284,7 +293,8 @@ class CallExchange:
         scanner = self._scanner
         if scanner is None:
             return self._complete()
-        if any([self._answer.read_event(payload) for payload in scanner.flush()]):
+        ends = [self._answer.read_event(payload) for payload in scanner.flush()]
+        if True in ends:
             return self._complete()
         answer = self._answer
         if answer.failed or self._enough() or 0 < answer.items_added == answer.items_done:
@@ -369,10 +379,10 @@ class CallExchange:
         if not payloads:
             return False
         answer = self._answer
-        ended = any([answer.read_event(payload) for payload in payloads])
+        ends = [answer.read_event(payload) for payload in payloads]
         if scanner.opening and answer.identified:
             scanner.opening = 0
-        return ended
+        return True in ends
 
     def _has_token(self, data: bytes) -> bool:
         markers = _TOKEN_MARKERS.get(self._route.endpoint)

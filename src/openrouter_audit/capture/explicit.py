@@ -32,16 +32,19 @@ def audited_client(
         options: Those of the library's own client.
     """
     watch = Watch(recorder, hosts)
-    base: type[Any] = module.Client if kind == "sync" else module.AsyncClient
+    if kind == "sync":
 
-    def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return watch.send(super(audited, self).send, args, kwargs)
+        class AuditedClient(module.Client):  # type: ignore[misc, name-defined]
+            def send(self, *args: Any, **kwargs: Any) -> Any:
+                return watch.send(super().send, args, kwargs)
 
-    async def send_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await watch.send_async(super(audited, self).send, args, kwargs)
+        return AuditedClient(**options)
 
-    audited = type(f"Audited{base.__name__}", (base,), {"send": send if kind == "sync" else send_async})
-    return audited(**options)
+    class AuditedAsyncClient(module.AsyncClient):  # type: ignore[misc, name-defined]
+        async def send(self, *args: Any, **kwargs: Any) -> Any:
+            return await watch.send_async(super().send, args, kwargs)
+
+    return AuditedAsyncClient(**options)
 
 
 def wrap(client: T, recorder: Recorder, hosts: HostSet) -> T:

@@ -8,9 +8,12 @@ by `~`; the whole path goes to the vault.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from openrouter_audit.core.entries import Endpoint
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openrouter_audit.core.entries import Endpoint
 
 _ROOTS = ("/api/v1", "/api/alpha", "/api/beta", "/v1")
 """Where paths begin. The last is for emulators and gateways that have no `/api`."""
@@ -124,7 +127,7 @@ def headers_of(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return {name.lower(): value for name, value in raw}
 
 
-def api_key(headers: dict[bytes, bytes]) -> str | None:
+def api_key(headers: Mapping[bytes, bytes]) -> str | None:
     """The key of a request: its bearer, or what Anthropic's clients send."""
     bearer = headers.get(b"authorization")
     if bearer is not None and bearer[:7].lower() == b"bearer ":
@@ -141,7 +144,7 @@ def key_hash(key: str) -> str:
 _products: dict[tuple[bytes | None, bytes | None], str | None] = {}
 
 
-def sdk(headers: dict[bytes, bytes]) -> str | None:
+def sdk(headers: Mapping[bytes, bytes]) -> str | None:
     """
     Which client made the request, `openai/3.54.0`.
 
@@ -169,7 +172,7 @@ def _product(agent: bytes | None, version: bytes | None) -> str | None:
     return parts[0]
 
 
-def retry_after_ms(headers: dict[bytes, bytes]) -> int | None:
+def retry_after_ms(headers: Mapping[bytes, bytes]) -> int | None:
     """How long the server asks to wait; only its forms in numbers, a date would need a clock that agrees with its own."""
     for name, factor in ((b"retry-after-ms", 1), (b"retry-after", 1000)):
         value = headers.get(name)

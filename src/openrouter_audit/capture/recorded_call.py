@@ -15,9 +15,9 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from openrouter_audit.capture.attribution import Receipt, current_scope
-from openrouter_audit.capture.exchange import CallExchange, Clock, RequestHead, SystemClock
+from openrouter_audit.capture.exchange import CallExchange, Clock, SentRequest, SystemClock
 from openrouter_audit.capture.failures import failure_of, interrupted
-from openrouter_audit.capture.grouping import Place, place_of, remember_failure
+from openrouter_audit.capture.grouping import place_of, remember_failure
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorder import FinishedCall, Recorder
 from openrouter_audit.core.commitments import CALL_KEY_BYTES
@@ -54,47 +54,55 @@ class RecordedCall:
     """A call whose intent is written."""
 
     __slots__ = (
-        "_body",
         "_exchange",
         "_intent",
-        "_method",
         "_place",
         "_private",
         "_receipt",
         "_recorder",
         "_retry_count",
+        "_sent",
         "_token",
         "_unsynced",
-        "_url",
         "strict",
     )
 
+    def __init__(self, recorder: Recorder, sent: SentRequest, clock: Clock) -> None:
+        """Write the intent; `begin` is the way to call this that never breaks anything."""
+        fields = headers_of(sent.headers)
+        random = os.urandom(2 * 16 + CALL_KEY_BYTES)
+        self._recorder = recorder
+        self.strict = recorder.mode == "strict"
+        self._unsynced = False
+        self._sent: SentRequest | None = sent
+        self._retry_count = fields.get(_RETRY_COUNT)
+        self._place = place_of(
+            sent.request,
+            fresh=random[16:32].hex(),
+            retry_count=self._retry_count,
+            method=sent.method,
+            url=sent.url,
+            body=sent.body,
+        )
+        self._exchange = CallExchange(clock)
+        scope = current_scope()
+        self._intent, self._private = self._exchange.begin(
+            sent,
+            fields,
+            call_id=random[:16].hex(),
+            call_key=random[32:],
+            place=self._place,
+            scope=scope,
+            mode=recorder.mode,
+            policy=recorder.policy,
+        )
+        self._token: object = recorder.write(self._intent, self._private)
+        self._receipt = None if scope is None else scope.receipt(self._intent.id, self._place.attempt)
+
     @classmethod
-    def begin(
-        cls,
-        recorder: Recorder,
-        *,
-        request: object,
-        url: object,
-        method: str,
-        scheme: str,
-        host: str,
-        port: int | None,
-        path: str,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes | None,
-        clock: Clock = _CLOCK,
-    ) -> RecordedCall | None:
+    def begin(cls, recorder: Recorder, sent: SentRequest, *, clock: Clock = _CLOCK) -> RecordedCall | None:
         """
         Write the intent of a request that is about to be sent.
-
-        Args:
-            request: The client library's request object: sent again, it is another attempt of the same call.
-            url: Whatever prints as the whole URL.
-            port: None for the scheme's own.
-            path: Without query.
-            headers: As they will be sent.
-            body: None where it is a stream.
 
         Returns:
             None where a fault of ours keeps this call from being recorded.
@@ -103,36 +111,12 @@ class RecordedCall:
             AuditUnavailable: Nothing was written, and nothing may be sent.
         """
         try:
-            call = cls()
-            fields = headers_of(headers)
-            call._recorder = recorder
-            call._unsynced = False
-            call.strict = recorder.mode == "strict"
-            call._method, call._url, call._body = method, url, body
-            call._retry_count = fields.get(_RETRY_COUNT)
-            random = os.urandom(2 * 16 + CALL_KEY_BYTES)
-            call._place = place_of(
-                request, fresh=random[16:32].hex(), retry_count=call._retry_count, method=method, url=url, body=body
-            )
-            call._exchange = CallExchange(clock)
-            scope = current_scope()
-            call._intent, call._private = call._exchange.begin(
-                RequestHead(method=method, scheme=scheme, host=host, port=port, path=path, headers=fields, body=body),
-                call_id=random[:16].hex(),
-                call_key=random[32:],
-                place=call._place,
-                scope=scope,
-                mode=recorder.mode,
-                policy=recorder.policy,
-            )
-            call._token = recorder.write(call._intent, call._private)
-            call._receipt = None if scope is None else scope.receipt(call._intent.id, call._place.attempt)
+            return cls(recorder, sent, clock)
         except AuditUnavailable:
             raise
         except Exception as error:
             faults.count("begin", error)
             return None
-        return call
 
     @property
     def intent(self) -> CallIntent:
@@ -208,12 +192,12 @@ class RecordedCall:
         Args:
             sending: No response came: the next request may be another attempt.
         """
-        self._tell("failed", lambda: self._exchange.failed(failure_of(error)))
         if sending:
             try:
                 self._may_be_retried()
             except Exception as fault:
                 faults.count("failed", fault)
+        self._tell("failed", lambda: self._exchange.failed(failure_of(error)))
 
     def closed(self, error: BaseException | None = None) -> None:
         """
@@ -226,9 +210,11 @@ class RecordedCall:
             self._tell("closed", lambda: self._exchange.closed(interrupted=interrupted(error)))
 
     def _may_be_retried(self) -> None:
-        remember_failure(
-            self._place, retry_count=self._retry_count, method=self._method, url=self._url, body=self._body
-        )
+        sent = self._sent
+        if sent is not None and self._retry_count is not None:
+            remember_failure(
+                self._place, retry_count=self._retry_count, method=sent.method, url=sent.url, body=sent.body
+            )
 
     def _tell(self, place: str, event: Any) -> None:
         try:
@@ -241,7 +227,7 @@ class RecordedCall:
 
     def _end(self, outcome: CallOutcome) -> None:
         """Write the outcome, then let everybody know; frees the body and the segment."""
-        token, self._body = self._token, None
+        token, self._sent = self._token, None
         try:
             written = self._recorder.write(outcome, follows=token)
             self._token = written if self.strict else None

@@ -111,8 +111,8 @@ def _lost(stream: Any) -> None:
     """The last reference is gone. Runs inside the garbage collector, perhaps while the interpreter ends."""
     try:
         stream.__dict__["_call"].closed()
-    except BaseException:  # noqa: BLE001 - nobody is there to be told
-        return
+    except BaseException:
+        return  # nobody is there to be told
 
 
 def _inner(stream: Any, name: str) -> Any:

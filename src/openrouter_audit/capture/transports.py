@@ -14,12 +14,14 @@ calls of tasks that are started inside a call and inherit its context.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from openrouter_audit.capture.exchange import SentRequest
 from openrouter_audit.capture.openrouter import route
 from openrouter_audit.capture.recorded_call import RecordedCall, faults
 from openrouter_audit.capture.streams import in_thread, watched_async, watched_sync
@@ -135,22 +137,21 @@ class Watch:
             method, path = request.method, url.path
             if not route(method, path).is_call:
                 return None
-            scheme, headers, body = url.scheme, request.headers.raw, _known_body(request)
+            sent = SentRequest(
+                request=request,
+                url=url,
+                method=method,
+                scheme=url.scheme,
+                host=host,
+                port=port,
+                path=path,
+                headers=request.headers.raw,
+                body=_known_body(request),
+            )
         except Exception as error:
             faults.count("request", error)
             return None
-        return RecordedCall.begin(
-            self.recorder,
-            request=request,
-            url=url,
-            method=method,
-            scheme=scheme,
-            host=host,
-            port=port,
-            path=path,
-            headers=headers,
-            body=body,
-        )
+        return RecordedCall.begin(self.recorder, sent)
 
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -208,7 +209,7 @@ def _attach(call: RecordedCall, response: Any, stream_class: type[Any]) -> None:
 def _hops(response: Any) -> Iterator[RedirectHop]:
     """Where each earlier answer of this `send` led: hosts only, paths and queries may say more than we may keep."""
     chain = (*response.history, response)
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         url = after.request.url
         yield RedirectHop(status=before.status_code, host=url.host if url.port is None else f"{url.host}:{url.port}")
 
@@ -224,7 +225,7 @@ def _known_body(request: Any) -> bytes | None:
 # -- every client of the process ------------------------------------------------------------------------------------
 
 _installed: Watch | None = None
-_patched: dict[type[Any], tuple[Any, Any]] = {}
+_patched: dict[Any, tuple[Any, Any]] = {}
 """Class of client -> its original `send` and ours."""
 _hooked: set[str] = set()
 

@@ -29,8 +29,8 @@ LONGEST_RETRY_AFTER_US = 24 * 3600 * SECOND_US
 """A server may ask for more; nobody waits longer than the horizon anyway."""
 JITTER_SHARE = 0.25
 """Up to a quarter is added to a wait, so that calls that ended together do not come back together."""
-CAPACITY = 100_000
-"""Calls that wait in memory. At the default 5 questions a second this is more than five hours of work."""
+CAPACITY = 20_000
+"""Calls that wait in memory, some 800 bytes each. At the default 5 questions a second this is more than an hour of work."""
 
 
 def wait_after(misses: int, *, jitter: float, longest_us: int = LONGEST_WAIT_US) -> int:

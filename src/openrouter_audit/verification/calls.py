@@ -181,7 +181,7 @@ class CallCheck:
                 if generation is not None:
                     number = hash(generation)
                     generation_takers[number & 255](number)
-                elif entry.status == "unknown":
+                if entry.status == "unknown":
                     self._unknown += 1
                     self._say("unknown_outcome", f"call {call}: its process ended before the answer did", index)
             elif kind == "call.cost":

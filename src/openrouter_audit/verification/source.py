@@ -57,8 +57,8 @@ class LogSource(Protocol):
 
     def head(self) -> ShownHead: ...
 
-    def rows(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Index and stored bytes of the entries from `start` on, in ascending order of index."""
+    def rows(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Index and stored bytes of the entries, of all or from `start` on, in ascending order of index."""
         ...
 
     def tile(self, level: int, n: int) -> bytes | None:

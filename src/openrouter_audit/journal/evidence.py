@@ -1,0 +1,172 @@
+"""
+A journal as a verifier or a publisher is shown it: one state, read-only, as bytes.
+
+The file is opened for reading alone. All rows come out of one read transaction, so a sequencer may commit meanwhile and
+the answer is still about one state. Where the folder cannot be written (a copy on a read-only medium) SQLite cannot make
+the files it coordinates readers with; then the database is opened as immutable, which is right because nobody can write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+import apsw
+
+from openrouter_audit.errors import JournalUnavailable
+from openrouter_audit.journal.sqlite import SCHEMA_VERSION, Head, Position
+from openrouter_audit.verification.source import ShownHead
+
+_BUSY_MS: Final = 10_000
+_CACHE_KIB: Final = 8 * 1024
+
+
+class JournalEvidence:
+    """
+    One state of a `journal.db`. Implements `verification.source.LogSource`; one thread uses an instance.
+
+    Every method raises JournalUnavailable where the file cannot be read.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """
+        Open a journal and hold on to its present state until `close`.
+
+        Raises:
+            JournalUnavailable: There is none, it cannot be read, or its format is not ours.
+        """
+        if not path.exists():
+            raise JournalUnavailable(f"{path.name} does not exist")
+        with _reading(path.name):
+            connection = _open_snapshot(path)
+            version = connection.execute("PRAGMA user_version").get
+        if version != SCHEMA_VERSION:
+            connection.close()
+            raise JournalUnavailable(f"{path.name} has format {version}, this program reads format {SCHEMA_VERSION}")
+        return cls(connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # For a verifier ---------------------------------------------------------------------------------------------
+
+    def head(self) -> ShownHead:
+        with _reading():
+            row = self._connection.execute("SELECT origin, tree_size, root, at_us, CAST(note AS BLOB) FROM head").get
+        if row is None:
+            raise JournalUnavailable("journal.db has no head row")
+        origin, size, root, at_us, note = row
+        return ShownHead(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note)
+
+    def rows(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
+        where = "" if start is None else f" WHERE idx >= {int(start)}"
+        yield from self._rows(f"SELECT idx, CAST(entry AS BLOB) FROM entries{where} ORDER BY idx")  # noqa: S608 - an integer
+
+    def tile(self, level: int, n: int) -> bytes | None:
+        with _reading():
+            tile: bytes | None = self._connection.execute(
+                "SELECT CAST(hashes AS BLOB) FROM tiles WHERE level = ? AND n = ?", (level, n)
+            ).get
+        return tile
+
+    def tile_names(self) -> Iterator[tuple[int, int]]:
+        yield from self._rows("SELECT level, n FROM tiles ORDER BY level, n")
+
+    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+        yield from self._rows("SELECT tree_size, CAST(note AS BLOB) FROM checkpoints ORDER BY tree_size")
+
+    def positions(self) -> Mapping[str, Position]:
+        return {
+            segment: Position(
+                segment=segment,
+                process=process,
+                ordinal=ordinal,
+                offset=offset,
+                entries=entries,
+                last_seq=last_seq,
+                final=bool(final),
+            )
+            for segment, process, ordinal, offset, entries, last_seq, final in self._rows(
+                "SELECT segment, process, ordinal, offset, entries, last_seq, final FROM positions"
+            )
+        }
+
+    def open_calls(self) -> Mapping[str, str]:
+        return dict(self._rows("SELECT call_id, segment FROM open_calls"))
+
+    # For a projector --------------------------------------------------------------------------------------------
+
+    def as_journal(self) -> SnapshotReader:
+        """The same state, read as a follower reads a journal."""
+        return SnapshotReader(self)
+
+    def _rows(self, sql: str) -> Iterator[tuple]:  # type: ignore[type-arg] - a row has the columns of its statement
+        with _reading():
+            yield from self._connection.execute(sql)
+
+
+class SnapshotReader:
+    """Head and texts of one state, for followers that are run over it."""
+
+    def __init__(self, evidence: JournalEvidence) -> None:
+        self._evidence = evidence
+
+    def head(self) -> Head:
+        shown = self._evidence.head()
+        return Head(
+            origin=shown.origin,
+            tree_size=shown.tree_size,
+            root_hash=shown.root_hash,
+            at_us=shown.at_us,
+            note=shown.note.decode("utf-8", "replace"),
+        )
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
+        for index, text in self._evidence.rows(start):
+            if stop is not None and index >= stop:
+                return
+            yield index, text.decode("utf-8", "replace")
+
+
+@contextmanager
+def _reading(name: str = "journal.db") -> Iterator[None]:
+    try:
+        yield
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise JournalUnavailable(f"{name} cannot be read: {error}") from error
+
+
+def _open_snapshot(path: Path) -> apsw.Connection:
+    try:
+        return _begin(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY))
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        wal = path.with_name(path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise  # what stands in it would be overlooked
+        uri = f"file:{quote(str(path))}?immutable=1"
+        return _begin(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
+
+
+def _begin(connection: apsw.Connection) -> apsw.Connection:
+    try:
+        connection.set_busy_timeout(_BUSY_MS)
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # takes the snapshot
+    except BaseException:
+        connection.close()
+        raise
+    return connection
