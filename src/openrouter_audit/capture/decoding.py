@@ -22,21 +22,23 @@ class Decoder(Protocol):
 class _Zlib:
     """gzip, and deflate with its header or without: some servers leave it out, and browsers forgave them."""
 
-    __slots__ = ("_deflate", "_inflater")
+    __slots__ = ("_inflater", "_start")
 
     def __init__(self, *, gzip: bool) -> None:
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16 if gzip else zlib.MAX_WBITS)
-        self._deflate = not gzip
+        self._start: bytes | None = None if gzip else b""
 
     def decode(self, piece: bytes) -> list[bytes]:
-        try:
-            steps = [self._inflater.decompress(piece, MAX_STEP_BYTES)]
-        except zlib.error:
-            if not self._deflate:
-                raise
-            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-            steps = [self._inflater.decompress(piece, MAX_STEP_BYTES)]
-        self._deflate = False
+        if self._start is not None:
+            piece = self._start + piece
+            if len(piece) < 2:
+                self._start = piece
+                return []
+            self._start = None
+            # RFC 1950: method 8 in the low bits, and the two bytes are a multiple of 31.
+            if piece[0] & 0x0F != 8 or int.from_bytes(piece[:2], "big") % 31:
+                self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        steps = [self._inflater.decompress(piece, MAX_STEP_BYTES)]
         while self._inflater.unconsumed_tail:
             steps.append(self._inflater.decompress(self._inflater.unconsumed_tail, MAX_STEP_BYTES))
         return steps

@@ -20,6 +20,9 @@ from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.sqlite import SCHEMA_VERSION, Head, Position
 from openrouter_audit.verification.source import ShownHead
 
+_BATCH_ROWS: Final = 1024
+_FIRST_INDEX: Final = -(2**63)
+"""SQLite's smallest row number: a row below 0 is one that somebody added."""
 _BUSY_MS: Final = 10_000
 _CACHE_KIB: Final = 8 * 1024
 
@@ -71,9 +74,19 @@ class JournalEvidence:
         origin, size, root, at_us, note = row
         return ShownHead(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note)
 
-    def rows(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
-        where = "" if start is None else f" WHERE idx >= {int(start)}"
-        yield from self._rows(f"SELECT idx, CAST(entry AS BLOB) FROM entries{where} ORDER BY idx")  # noqa: S608 - an integer
+    def batches(self, start: int | None = None) -> Iterator[list[tuple[int, bytes]]]:
+        next_index = _FIRST_INDEX if start is None else start
+        while True:
+            with _reading():
+                rows = self._connection.execute(
+                    "SELECT idx, CAST(entry AS BLOB) FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?",
+                    (next_index, _BATCH_ROWS),
+                ).fetchall()
+            if rows:
+                yield rows
+            if len(rows) < _BATCH_ROWS:
+                return
+            next_index = rows[-1][0] + 1
 
     def tile(self, level: int, n: int) -> bytes | None:
         with _reading():
@@ -135,10 +148,11 @@ class SnapshotReader:
         )
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
-        for index, text in self._evidence.rows(start):
-            if stop is not None and index >= stop:
-                return
-            yield index, text.decode("utf-8", "replace")
+        for batch in self._evidence.batches(start):
+            for index, text in batch:
+                if stop is not None and index >= stop:
+                    return
+                yield index, text.decode("utf-8", "replace")
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from openrouter_audit.core.merkle import EMPTY_ROOT
 from openrouter_audit.core.notes import encode_base64
 from openrouter_audit.errors import HomeError
-from openrouter_audit.journal.keys import create_keys, write_whole
-from openrouter_audit.journal.sqlite import Head, SqliteJournal
-from openrouter_audit.journal.vault import Vault
+
+if TYPE_CHECKING:
+    from openrouter_audit.journal.sqlite import Head
 
 _FOREIGN_FILE_SYSTEMS: Final = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "vboxsf")
@@ -114,6 +114,11 @@ class Home:
 
     def _make(self, origin: str | None) -> None:
         """Each step may be the last before a crash; the next opener finds no head file and goes through all again."""
+        # A process that only captures, on a home that is there, never loads a database.
+        from openrouter_audit.journal.keys import create_keys, write_whole
+        from openrouter_audit.journal.sqlite import Head, SqliteJournal
+        from openrouter_audit.journal.vault import Vault
+
         self.path.chmod(0o700)
         for directory in (self.keys_dir, self.spool_dir, self.state_dir, self.quarantine_dir):
             directory.mkdir(mode=0o700, exist_ok=True)

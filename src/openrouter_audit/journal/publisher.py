@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +105,7 @@ def _write_tree(
     since = 0 if published is None else published.tree_size
     base = since - since % TILE_WIDTH
     tree = Frontier.restore(tree_size=base, tail=(), read_tile=lambda level, n: source.tile(level, n) or b"")
-    rows = source.rows(base)
+    rows = chain.from_iterable(source.batches(base))
     while True:
         block = list(islice(rows, min(TILE_WIDTH, tree_size - base)))
         entries = [text for _, text in block]

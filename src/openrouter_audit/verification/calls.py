@@ -10,7 +10,7 @@ kept as *suspects* and looked at in a second pass, which an ordinary log does no
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +46,13 @@ class Glance(Struct, gc=False):
 
 glance = msgspec.json.Decoder(Glance).decode
 """Reads an entry's bytes; raises `msgspec.DecodeError` or UnicodeDecodeError where they are no entry."""
+
+
+def _try_glance(text: bytes) -> Glance | None:
+    try:
+        return glance(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 class _Tally:
@@ -122,7 +129,6 @@ class CallCheck:
         self._call_ids, self._generation_ids = _Repeats(), _Repeats()
         self._orphans: dict[str, int] = {}  # outcomes that found no open intent: call, index of the first
         self._unresolved: dict[str, int] = {}
-        self._unread: list[int] = []
         self._excused: set[str] = set()  # segments with a recorded loss
         self._found: list[Finding] = []
 
@@ -130,26 +136,28 @@ class CallCheck:
     def counts(self) -> Counts:
         return Counts(intents=self._intents, outcomes=self._outcomes, unknown=self._unknown, losses=self._losses)
 
-    def add(self, texts: Iterable[tuple[int, bytes]]) -> None:
-        """Take in entries; those that cannot be read are a matter for the tree."""
-        texts = list(texts)
+    def add(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Take in index and bytes of some entries; those that cannot be read are a matter for the tree."""
         try:
-            self._note(texts[0][0] if texts else 0, [glance(text) for _, text in texts])
+            entries = [glance(text) for _, text in rows]
         except (msgspec.DecodeError, UnicodeDecodeError):
-            for index, text in texts:
-                try:
-                    self._note(index, [glance(text)])
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    self._unread.append(index)
-
-    def add_block(self, base: int, texts: Iterable[bytes]) -> None:
-        """Take in entries without gaps from index `base` on."""
-        try:
-            entries = [glance(text) for text in texts]
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.add(enumerate(texts, base))
+            for index, text in rows:
+                entry = _try_glance(text)
+                if entry is not None:
+                    self._note(index, [entry])
         else:
-            self._note(base, entries)
+            if entries and rows[-1][0] - rows[0][0] == len(rows) - 1:
+                self._note(rows[0][0], entries)
+            else:
+                for (index, _), entry in zip(rows, entries, strict=True):
+                    self._note(index, [entry])
+
+    def count_writers(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """Take in entries that no checkpoint covers: only for `compare_positions`."""
+        for _, text in rows:
+            entry = _try_glance(text)
+            if entry is not None and entry.writer is not None:
+                self._tallies.setdefault(entry.writer.segment, _Tally()).place(entry.writer.seq)
 
     def _note(self, index: int, entries: list[Glance]) -> None:
         tallies, open_intents = self._tallies, self._open
@@ -217,9 +225,8 @@ class CallCheck:
         processes = {segment: position.process for segment, position in positions.items()}
         excused = {processes.get(segment, segment) for segment in self._excused}
         for index, text in rows:
-            try:
-                entry = glance(text)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            entry = _try_glance(text)
+            if entry is None:
                 continue
             if entry.kind == "call.intent":
                 if hash(entry.id) in suspects.calls or entry.id in suspects.outcomes:

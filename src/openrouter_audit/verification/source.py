@@ -57,8 +57,12 @@ class LogSource(Protocol):
 
     def head(self) -> ShownHead: ...
 
-    def rows(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Index and stored bytes of the entries, of all or from `start` on, in ascending order of index."""
+    def batches(self, start: int | None = None) -> Iterator[list[tuple[int, bytes]]]:
+        """
+        Index and stored bytes of the entries, of all or from `start` on, in ascending order of index.
+
+        Some hundred at a time, cut anywhere: handing on single rows would cost as much as hashing them.
+        """
         ...
 
     def tile(self, level: int, n: int) -> bytes | None:

@@ -12,10 +12,9 @@ verdict today and in ten years, unless the caller gives another time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import chain, takewhile
 from typing import Final
 
 from openrouter_audit.core.checkpoints import Checkpoint, LeastSize, OpenedCheckpoint, Policy, open_checkpoint
@@ -30,7 +29,6 @@ from openrouter_audit.verification.tree import TreeCheck, TreeResult
 Progress = Callable[[int, int], None]
 """Called now and then with entries done and entries in all."""
 _PROGRESS_EVERY: Final = 64 * TILE_WIDTH
-_INDEX = itemgetter(0)
 
 
 def require_both_keys(policy: Policy, origin: str) -> None:
@@ -174,31 +172,32 @@ class Verifier:
     def _read_entries(self, tree: TreeCheck) -> None:
         """One pass over all rows: whole blocks of 256 by the short way, what has gaps or is the last by the long one."""
         size = self._checkpoint.tree_size
-        rows = self._source.rows()
-        waiting: list[tuple[int, bytes]] = []
-        base = 0
+        batches = self._source.batches()
+        rows: list[tuple[int, bytes]] = []
+        base = at = 0
         hash_ = sha256
         while base < size:
             end = min(base + TILE_WIDTH, size)
-            block = waiting + list(islice(rows, TILE_WIDTH - len(waiting)))
-            waiting = []
+            while len(rows) - at < TILE_WIDTH and (more := next(batches, None)) is not None:
+                rows, at = rows[at:] + more, 0
+            block = rows[at : at + TILE_WIDTH]
             if len(block) == TILE_WIDTH and block[0][0] == base and block[-1][0] == base + TILE_WIDTH - 1 < size:
-                texts = [text for _, text in block]
-                tree.add_block([hash_(b"\x00" + text).digest() for text in texts])
-                self._calls.add_block(base, texts)
+                tree.add_block([hash_(b"\x00" + text).digest() for _, text in block])
+                self._calls.add(block)
+                at += TILE_WIDTH
             else:
-                for index, text in block:
+                block = [row for row in block if row[0] < end]
+                at += len(block)
+                for index, _ in block:
                     if index < base:
                         self._say_extra(index)
-                    elif index >= end:
-                        waiting.append((index, text))
-                inside = [(index, text) for index, text in block if base <= index < end]
-                tree.add_rows({index: hash_(b"\x00" + text).digest() for index, text in inside})
-                self._calls.add(inside)
+                block = [row for row in block if row[0] >= base]
+                tree.add_rows({index: hash_(b"\x00" + text).digest() for index, text in block})
+                self._calls.add(block)
             base = end
             if self._progress is not None and not base % _PROGRESS_EVERY:
                 self._progress(base, size)
-        for index, text in chain(waiting, rows):
+        for index, text in chain(rows[at:], chain.from_iterable(batches)):
             if index < 0:
                 self._say_extra(index)
                 continue
@@ -252,9 +251,8 @@ class Verifier:
     def _judge_calls(self, result: TreeResult, head: ShownHead) -> None:
         positions = self._source.positions()
         if self._calls.suspects:
-            rows = self._source.rows()
-            size = self._checkpoint.tree_size
-            self._calls.look_closer(((index, text) for index, text in rows if 0 <= index < size), positions)
+            rows = chain.from_iterable(self._source.batches(0))
+            self._calls.look_closer(takewhile(lambda row: row[0] < self._checkpoint.tree_size, rows), positions)
         now_us = self._now_us
         if now_us is None:
             time_s = None if self._opened is None else self._opened.time_s
@@ -282,13 +280,10 @@ class Verifier:
             self.findings.add(
                 "checkpoint_behind", f"{len(beyond)} entries from {size} on are not covered by the checkpoint"
             )
-            self._calls.add(self._rows_from(size))
+            self._calls.count_writers(chain.from_iterable(self._source.batches(size)))
         else:
             for index in beyond:
                 self.findings.add("entry_extra", f"the signed log ends at {size}", index=index)
-
-    def _rows_from(self, start: int) -> Iterator[tuple[int, bytes]]:
-        return self._source.rows(start)
 
 
 def _two_roots(where: str, size: int, one: bytes, other: bytes) -> str:
