@@ -63,7 +63,8 @@ class FakeRecorder:
             if isinstance(facts, CallIntent):
                 seen.add(facts.id)
             else:
-                assert facts.id in seen and follows is not None
+                assert facts.id in seen
+                assert follows is not None
 
 
 class FakeClock:
@@ -79,7 +80,9 @@ class FakeClock:
         return next(self.ticks)
 
 
-def a_request(path="/api/v1/chat/completions", *, method="POST", body=b'{"model":"a/b"}', headers=(), host="openrouter.ai"):
+def a_request(
+    path="/api/v1/chat/completions", *, method="POST", body=b'{"model":"a/b"}', headers=(), host="openrouter.ai"
+):
     fields = [(b"Authorization", b"Bearer " + KEY.encode()), *headers]
     return SentRequest(
         request=object(), url=f"https://{host}{path}", method=method, scheme="https", host=host, port=None, path=path,
@@ -116,7 +119,15 @@ def facts_of(outcome):
     """What does not depend on when and in how many pieces the answer came."""
     import msgspec
 
-    changing = {"first_byte_us", "first_token_us", "last_byte_us", "chunks", "response_bytes", "response_commitment", "at_us"}
+    changing = {
+        "first_byte_us",
+        "first_token_us",
+        "last_byte_us",
+        "chunks",
+        "response_bytes",
+        "response_commitment",
+        "at_us",
+    }
     return {name: value for name, value in msgspec.structs.asdict(outcome).items() if name not in changing}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -11,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.capture.recording import (
-    KEY, FakeClock, a_request, answered, answers, begun, example, facts_of,
+    KEY,
+    FakeClock,
+    a_request,
+    answered,
+    answers,
+    begun,
+    example,
+    facts_of,
 )  # fmt: skip
 
 from openrouter_audit.capture.event_stream import KEEP_BYTES
@@ -20,7 +28,12 @@ from openrouter_audit.core.entries import RedirectHop
 
 SSE = [(b"content-type", b"text/event-stream")]
 JSON = [(b"content-type", b"application/json")]
-PATHS = {"chat": "/api/v1/chat/completions", "responses": "/api/v1/responses", "messages": "/api/v1/messages", "images": "/api/v1/images"}
+PATHS = {
+    "chat": "/api/v1/chat/completions",
+    "responses": "/api/v1/responses",
+    "messages": "/api/v1/messages",
+    "images": "/api/v1/images",
+}
 
 
 def streamed(name, pieces=None, **how):
@@ -91,23 +104,28 @@ def test_a_stream_in_tiny_pieces_says_the_same(name, size):
     assert facts_of(streamed(name)[0]) == facts_of(streamed(name, pieces)[0])
 
 
-@given(st.sampled_from(STREAMS), st.lists(st.integers(0, 12_000), max_size=30), st.sampled_from([b"\n", b"\r\n", b"\r"]))
+@given(
+    st.sampled_from(STREAMS), st.lists(st.integers(0, 12_000), max_size=30), st.sampled_from([b"\n", b"\r\n", b"\r"])
+)
 @settings(max_examples=150, deadline=None)
 def test_any_cutting_and_any_line_ends_say_the_same(name, cuts, line_end):
     body = example(name).replace(b"\n", line_end)
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
-    pieces = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [body[a:b] for a, b in itertools.pairwise(edges)]
     assert facts_of(streamed(name)[0]) == facts_of(streamed(name, pieces)[0])
 
 
-@pytest.mark.parametrize(("name", "method", "path", "status", "headers"), [a for a in answers() if not a[0].endswith(".sse")])
+@pytest.mark.parametrize(
+    ("name", "method", "path", "status", "headers"), [a for a in answers() if not a[0].endswith(".sse")]
+)
 def test_a_whole_body_in_any_pieces_says_the_same(name, method, path, status, headers):
     """
     Every example that is no stream, whole, in pieces, with and without a length.
     """
     body = example(name)
     whole, told = answered([body], method=method, path=path, status=status, headers=headers)
-    assert whole.complete and 1 == told
+    assert whole.complete
+    assert 1 == told
     length = [*headers, (b"content-length", str(len(body)).encode())]
     for size in (1, 64, 1000):
         pieces = [body[at : at + size] for at in range(0, len(body), size)]
@@ -118,7 +136,8 @@ def test_a_whole_body_in_any_pieces_says_the_same(name, method, path, status, he
     parsed = json.loads(body) if name.endswith(".json") else {}
     usage = parsed.get("usage")
     if usage and "cost" in usage:
-        assert outcome.cost is not None and float(outcome.cost) == usage["cost"]
+        assert outcome.cost is not None
+        assert float(outcome.cost) == usage["cost"]
         assert f'"cost": {outcome.cost}' in body.decode()
     failed = status >= 400 or parsed.get("error") or any(choice.get("error") for choice in parsed.get("choices", ()))
     assert ("error" if failed else "success") == outcome.status
@@ -157,7 +176,9 @@ def test_the_outcome_is_there_with_the_piece_that_ends_the_terminal_line():
     assert exchange.body(body[: end - 1]) is None
     outcome = exchange.body(body[end - 1 : end])
     assert (True, end, 2) == (outcome.complete, outcome.response_bytes, outcome.chunks)
-    assert exchange.body(body[end:]) is None and exchange.end_of_body() is None and exchange.closed() is None
+    assert exchange.body(body[end:]) is None
+    assert exchange.end_of_body() is None
+    assert exchange.closed() is None
     assert commit(derive_keys(bytes(32)).response, body[:end]).hex() == outcome.response_commitment
 
 
@@ -169,9 +190,11 @@ def test_an_encoded_body_is_read_decoded_and_committed_to_as_it_came(encoding, n
     """
     plain = example(name)
     squeeze = zlib.compressobj(wbits=-15)
-    raw = {"gzip": gzip.compress, "deflate": zlib.compress, "raw-deflate": lambda text: squeeze.compress(text) + squeeze.flush()}[
-        encoding
-    ](plain)
+    raw = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "raw-deflate": lambda text: squeeze.compress(text) + squeeze.flush(),
+    }[encoding](plain)
     fields = [*(SSE if name.endswith("sse") else JSON), (b"content-encoding", encoding.removeprefix("raw-").encode())]
     expected = facts_of(answered([plain], headers=fields[:1])[0])
     for size in (1, 50, len(raw)):
@@ -222,8 +245,11 @@ def test_an_exception_ends_a_call_by_what_it_is(error, status, kind):
         assert (status, False, type(error).__name__, "client") == (
             outcome.status, outcome.complete, outcome.error_code, outcome.error_source,
         )  # fmt: skip
-        assert kind == outcome.error_type and "secret" not in repr(outcome)
-    assert first.http_status is None and first.response_bytes is None and 200 == second.http_status
+        assert kind == outcome.error_type
+        assert "secret" not in repr(outcome)
+    assert first.http_status is None
+    assert first.response_bytes is None
+    assert 200 == second.http_status
 
 
 def test_closing_before_the_end_is_abandoning_and_after_the_price_is_success():
@@ -245,7 +271,9 @@ def test_a_finish_reason_alone_can_be_an_error():
     """
     Some providers fail with neither an error member nor an honest finish reason.
     """
-    body = example("chat/stream.sse").replace(b'"native_finish_reason":"stop"', b'"native_finish_reason":"network_error"')
+    body = example("chat/stream.sse").replace(
+        b'"native_finish_reason":"stop"', b'"native_finish_reason":"network_error"'
+    )
     outcome, _ = answered([body], headers=SSE)
     assert ("error", True, "network_error", "choice") == (
         outcome.status, outcome.complete, outcome.error_code, outcome.error_source,
@@ -290,7 +318,9 @@ def test_a_huge_answer_is_read_from_its_ends_and_not_kept():
     )  # fmt: skip
     line = b'data: {"type":"response.completed","response":{"id":"gen-1","model":"a/b","output":["' + b"x" * 2**20
     line += b'"],"usage":{"input_tokens":5,"output_tokens":6,"cost":0.5}}}\n\n'
-    outcome, _ = answered([line[at : at + 5000] for at in range(0, len(line), 5000)], path=PATHS["responses"], headers=SSE)
+    outcome, _ = answered(
+        [line[at : at + 5000] for at in range(0, len(line), 5000)], path=PATHS["responses"], headers=SSE
+    )
     assert ("success", True, "gen-1", "0.5", 6, "stop") == (
         outcome.status, outcome.complete, outcome.generation_id, outcome.cost, outcome.completion_tokens, outcome.finish_reason,
     )  # fmt: skip
@@ -310,7 +340,8 @@ def test_headers_say_what_the_body_does_not():
 
 def test_router_attempts_and_redirects_are_in_the_outcome():
     outcome, _ = answered([example("chat/nonstream_router_metadata.json")], headers=JSON)
-    assert outcome.attempts and {"provider", "model", "status"} == set(outcome.attempts[0].__struct_fields__)
+    assert outcome.attempts
+    assert {"provider", "model", "status"} == set(outcome.attempts[0].__struct_fields__)
     exchange, _, _ = begun()
     hop = RedirectHop(status=307, host="eu.openrouter.ai")
     exchange.head(200, {}, (hop,))
@@ -336,9 +367,11 @@ def test_the_intent_commits_to_the_body_and_hides_the_key():
     exchange, intent, private = begun(a_request(body=body, headers=[(b"user-agent", b"OpenAI/Python 3.54.0")]))
     assert commit(derive_keys(bytes(32)).request, body).hex() == intent.request_commitment
     assert len(body) == intent.request_bytes
-    assert KEY not in repr((intent, private)) and KEY == exchange.api_key
+    assert KEY not in repr((intent, private))
+    assert KEY == exchange.api_key
     assert "https://openrouter.ai/api/v1" == private.base_url
     assert ("customer-8841", "sess-2026-11-23-7f") == (private.user, private.session)
     assert "customer-8841" not in repr(intent)
     _, streamed_intent, _ = begun(a_request(body=None))
-    assert streamed_intent.request_bytes is None and streamed_intent.request_commitment is None
+    assert streamed_intent.request_bytes is None
+    assert streamed_intent.request_commitment is None

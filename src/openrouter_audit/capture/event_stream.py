@@ -81,10 +81,9 @@ class EventScanner:
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Payloads of the interesting lines that end in this piece, in order."""
-        if b"\r" in data:
-            # JSON escapes CR, so these are line ends; the empty lines this may add mean nothing here.
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        rest = b""
         if not data.endswith(b"\n"):
+            data = _with_line_feeds(data)
             end = data.rfind(b"\n") + 1
             if not end:
                 if data:
@@ -92,8 +91,6 @@ class EventScanner:
                     self._carrying = True
                 return ()
             data, rest = data[:end], data[end:]
-        else:
-            rest = b""
         if self._carrying:
             self._carry.add(data)
             data = self._carry.take()
@@ -118,7 +115,7 @@ class EventScanner:
 
     def _wanted(self, block: bytes) -> list[bytes]:
         found = []
-        for line in block.split(b"\n"):
+        for line in _with_line_feeds(block).split(b"\n"):
             if not line.startswith(b"data:"):
                 continue
             if self.opening:
@@ -127,3 +124,8 @@ class EventScanner:
                 continue
             found.append(line[5:].strip())
         return found
+
+
+def _with_line_feeds(text: bytes) -> bytes:
+    # JSON escapes CR, so each one ends a line; the empty lines this may add mean nothing here.
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text

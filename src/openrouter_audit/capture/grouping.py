@@ -58,6 +58,7 @@ def place_of(
         for failed in _failed.get():
             if failed.digest == digest and failed.retry_count == count - 1:
                 before = failed.place
+                break  # the newest: an older one may be of an equal call that was given up
     place = Place(fresh, 1) if before is None else Place(before[0], before[1] + 1)
     try:
         setattr(request, _ATTRIBUTE, (place.group, place.attempt))

@@ -148,31 +148,31 @@ def _tool_name(value: Any) -> str | None:
 
 def _kind(value: Any) -> str | None:
     """The word itself, or the `type` of an object."""
-    if value is NULL:
-        return None
     named = members(_Named, value)
     return text(named.type) if named else text(value)
 
 
 def _parameters(body: _Body) -> Parameters | None:
+    given: dict[str, Any] = {}
+    for limit in (body.max_completion_tokens, body.max_tokens, body.max_output_tokens):
+        if limit is not NULL and (whole := integer(limit)) is not None:
+            given["max_tokens"] = whole
+            break
+    for name, value in (("temperature", body.temperature), ("top_p", body.top_p), ("seed", body.seed)):
+        if value is not NULL:
+            given[name] = number(value)
     effort = body.reasoning_effort
     if body.reasoning is not NULL and (reasoning := members(_Named, body.reasoning)):
         effort = reasoning.effort
+    if effort is not NULL:
+        given["reasoning_effort"] = text(effort)
+    if body.service_tier is not NULL:
+        given["service_tier"] = text(body.service_tier)
     answer_format = body.response_format
     if body.text is not NULL and (named := members(_Named, body.text)):
         answer_format = named.format
-    limits = (body.max_completion_tokens, body.max_tokens, body.max_output_tokens)
-    parameters = Parameters(
-        max_tokens=next((limit for limit in map(integer, limits) if limit is not None), None),
-        temperature=number(body.temperature),
-        top_p=number(body.top_p),
-        seed=number(body.seed),
-        reasoning_effort=text(effort),
-        service_tier=text(body.service_tier),
-        response_format=_kind(answer_format),
-        tool_choice=_kind(body.tool_choice),
-    )
-    return parameters if parameters != _NO_PARAMETERS else None
-
-
-_NO_PARAMETERS = Parameters()
+    if answer_format is not NULL:
+        given["response_format"] = _kind(answer_format)
+    if body.tool_choice is not NULL:
+        given["tool_choice"] = _kind(body.tool_choice)
+    return Parameters(**given) if given else None

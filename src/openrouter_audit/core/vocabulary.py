@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Meta, Struct
 
-from openrouter_audit.core.entries import KINDS, Facts
+from openrouter_audit.core.entries import KINDS, Facts, Private
 
 _BY_KIND: dict[object, type[Facts]] = {kind.__struct_config__.tag: kind for kind in KINDS}
 _MAX_ANOMALIES = 32
@@ -44,6 +44,20 @@ def admit(facts: Mapping[str, Any]) -> Facts | None:
         return msgspec.convert({**admitted, "kind": kind}, type=cls)
     except msgspec.ValidationError:
         return None
+
+
+def admit_private(private: Mapping[str, Any]) -> Private:
+    """What of a private part has the types it must have: a strange tag may not cost the call its commitment key."""
+    kept = {}
+    for field in msgspec.structs.fields(Private):
+        value = private.get(field.encode_name)
+        if field.name == "tags" and isinstance(value, Mapping):
+            value = {key: each for key, each in value.items() if isinstance(key, str) and isinstance(each, str)}
+        try:
+            kept[field.name] = msgspec.convert(value, type=field.type)
+        except msgspec.ValidationError:
+            continue
+    return Private(**kept)
 
 
 def _admit_struct(

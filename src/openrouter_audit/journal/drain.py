@@ -3,8 +3,8 @@ Reading the spool: which segments there are, which are finished, what is new in 
 
 The order of looking is what makes an outcome never overtake its intent and no intent be given up too early:
 
-1. *Finished* is asked first. A segment counts as finished only when we get `LOCK_EX` on it, so everything its process
-   ever wrote, also to its later segments, was written before we look at sizes.
+1. *Finished* is asked first, and the folder is listed again after it. A segment counts as finished only when we get
+   `LOCK_EX` on it, so every outcome of an intent in it, also one in a later segment, was written before that listing.
 2. Sizes are taken from the newest segment of a process to its oldest. An outcome seen in a newer segment was written
    after its intent, which therefore stands within the size taken later of the older one.
 3. Frames are read from the oldest segment to the newest (C27).
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from openrouter_audit.journal.sealing import SegmentCipher, open_segment_cipher
-from openrouter_audit.journal.segments import HEADER_BYTES, SUFFIX, Damage, Frame, SegmentHeader, scan
+from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, SUFFIX, Damage, Frame, SegmentHeader, scan
 from openrouter_audit.journal.sqlite import Position
 
 READ_BYTES: Final = 4 * 1024 * 1024
@@ -74,9 +74,10 @@ class Source:
             for item in scan(memoryview(data), self.header.marker, at):
                 yield item
                 reached = item.end
-            if reached == at or at + len(data) >= stop:
-                return  # the rest is no whole frame (yet), or all was read
-            at = reached
+            if at + len(data) >= stop:
+                return  # all was read; the rest is no whole frame (yet)
+            # Nothing found in a piece that is larger than any frame: damage, and the next frame is further on.
+            at = reached if reached != at else at + len(data) - FRAME_HEAD_BYTES
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -100,9 +101,11 @@ class SpoolReader:
             positions: Segments marked final there are never read again, whatever stands in the folder.
         """
         self._find(positions)
-        groups: dict[str, list[Source]] = {}
         for source in self._sources.values():
             source.check_finished()
+        self._find(positions)  # again: an outcome may be in a segment that was made between the two
+        groups: dict[str, list[Source]] = {}
+        for source in self._sources.values():
             groups.setdefault(source.process, []).append(source)
         looked = []
         for group in groups.values():
@@ -144,7 +147,10 @@ class SpoolReader:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        header = SegmentHeader.decode(os.pread(descriptor, HEADER_BYTES, 0))
+        try:
+            header = SegmentHeader.decode(os.pread(descriptor, HEADER_BYTES, 0))
+        except IsADirectoryError:
+            header = None
         if header is None or header.segment.hex() + SUFFIX != name:
             os.close(descriptor)
             return None  # not one of our segments; `doctor` and `verify` name it as undrained
@@ -161,13 +167,23 @@ class SpoolReader:
 
 def count_waiting(directory: Path, positions: Mapping[str, Position]) -> int:
     """Whole frames that are not in the journal yet. Needs no key: frames are counted, not opened."""
-    waiting = 0
+    return sum(count for count, _ in waiting_frames(directory, positions).values())
+
+
+def waiting_frames(directory: Path, positions: Mapping[str, Position]) -> dict[str, tuple[int, int]]:
+    """For each segment that has any: how many whole frames are not in the journal yet, and where the last one ends."""
+    waiting = {}
     for path in directory.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
+        position = positions.get(path.stem)
+        if position is not None and position.final:
+            continue
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             data = path.read_bytes()
             header = SegmentHeader.decode(data)
-            position = positions.get(path.stem)
-            if header is not None and not (position is not None and position.final):
+            if header is not None:
                 start = position.offset if position is not None else HEADER_BYTES
-                waiting += sum(isinstance(item, Frame) for item in scan(memoryview(data)[start:], header.marker, start))
+                found = scan(memoryview(data)[start:], header.marker, start)
+                ends = [item.end for item in found if isinstance(item, Frame)]
+                if ends:
+                    waiting[path.stem] = (len(ends), ends[-1])
     return waiting

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import apsw
@@ -78,7 +78,7 @@ class JournalEvidence:
         next_index = _FIRST_INDEX if start is None else start
         while True:
             with _reading():
-                rows = self._connection.execute(
+                rows: list[Any] = self._connection.execute(
                     "SELECT idx, CAST(entry AS BLOB) FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?",
                     (next_index, _BATCH_ROWS),
                 ).fetchall()
@@ -122,13 +122,19 @@ class JournalEvidence:
 
     # For a projector --------------------------------------------------------------------------------------------
 
+    def texts(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Index and stored bytes from `start` up to, not including, `stop`."""
+        yield from self._rows(
+            "SELECT idx, CAST(entry AS BLOB) FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx", (start, stop)
+        )
+
     def as_journal(self) -> SnapshotReader:
         """The same state, read as a follower reads a journal."""
         return SnapshotReader(self)
 
-    def _rows(self, sql: str) -> Iterator[tuple]:  # type: ignore[type-arg] - a row has the columns of its statement
+    def _rows(self, sql: str, values: tuple[int, ...] = ()) -> Iterator[Any]:
         with _reading():
-            yield from self._connection.execute(sql)
+            yield from self._connection.execute(sql, values)
 
 
 class SnapshotReader:
@@ -148,11 +154,8 @@ class SnapshotReader:
         )
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
-        for batch in self._evidence.batches(start):
-            for index, text in batch:
-                if stop is not None and index >= stop:
-                    return
-                yield index, text.decode("utf-8", "replace")
+        for index, text in self._evidence.texts(start, 2**62 if stop is None else stop):
+            yield index, text.decode("utf-8", "replace")
 
 
 @contextmanager

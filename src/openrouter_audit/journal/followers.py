@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -58,19 +59,28 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        if self._pid != os.getpid():
+        if self._is_inherited:
             self._begin()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
+    @property
+    def _is_inherited(self) -> bool:
+        """In a forked child that has not started its own: the lock may be held by a thread that is not there."""
+        return self._pid != os.getpid()
+
     def wake(self) -> None:
+        if self._is_inherited:
+            return
         with self._condition:
             self._asked += 1
             self._condition.notify_all()
 
     def wait(self, timeout: float) -> bool:
         """Ask for a step now and wait for its end; False where time runs out or the step failed all the while."""
+        if self._is_inherited:
+            return False
         with self._condition:
             self._asked += 1
             wanted = self._asked
@@ -80,11 +90,14 @@ class Worker:
             )
 
     def stop(self, timeout: float | None = None) -> None:
+        if self._is_inherited:
+            return
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join(timeout)
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
 
     def _run(self) -> None:
         pace, failures = PACE_S, 0
@@ -127,7 +140,7 @@ class SequencerWorker:
         self._sequencer: Sequencer | None = None
         self.tree_size = 0
         self._worker = Worker("openrouter-audit-sequencer", self._step, self._stop)
-        os.register_at_fork(after_in_child=self._after_fork)
+        _WORKERS.add(self)
 
     @property
     def holds_lease(self) -> bool:
@@ -164,7 +177,7 @@ class SequencerWorker:
             self._sequencer = None
         self._lease.release()
 
-    def _after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """A child has neither the thread nor a right to the parent's connections: not even closing them is safe."""
         self._lease.release()
         if self._sequencer is not None:
@@ -180,7 +193,7 @@ class FollowerWorker:
         self._follower: Follower | None = None
         self.tree_size = 0
         self._worker = Worker(f"openrouter-audit-{name}", self._step, self._stop)
-        os.register_at_fork(after_in_child=self._after_fork)
+        _WORKERS.add(self)
 
     def start(self) -> None:
         self._worker.start()
@@ -206,7 +219,18 @@ class FollowerWorker:
             self._follower.close()
             self._follower = None
 
-    def _after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         if self._follower is not None:
             _INHERITED.append(self._follower)
             self._follower = None
+
+
+_WORKERS: weakref.WeakSet[SequencerWorker | FollowerWorker] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for worker in list(_WORKERS):
+        worker.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

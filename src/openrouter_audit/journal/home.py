@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from openrouter_audit.core.merkle import EMPTY_ROOT
 from openrouter_audit.core.notes import encode_base64
-from openrouter_audit.errors import HomeError
+from openrouter_audit.errors import HomeError, JournalUnavailable
 
 if TYPE_CHECKING:
     from openrouter_audit.journal.sqlite import Head
@@ -111,6 +111,8 @@ class Home:
                 self._make(origin)
         except OSError as error:
             raise HomeError(f"{self.path} cannot be used: {error.strerror}", home=str(self.path)) from error
+        except JournalUnavailable as error:
+            raise HomeError(f"{self.path} cannot be used: {error}", home=str(self.path)) from error
 
     def _make(self, origin: str | None) -> None:
         """Each step may be the last before a crash; the next opener finds no head file and goes through all again."""

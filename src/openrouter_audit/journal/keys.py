@@ -82,9 +82,12 @@ def load_keys(directory: Path) -> LogKeys:
 def load_sealing_public_key(directory: Path) -> bytes:
     """The key that capturing processes seal to, 32 bytes."""
     try:
-        return bytes.fromhex((directory / SEALING_PUBLIC_FILE).read_text().strip())
+        key = bytes.fromhex((directory / SEALING_PUBLIC_FILE).read_text().strip())
     except (OSError, ValueError) as error:
         raise HomeError(f"the sealing key cannot be read: {error}", home=str(directory.parent)) from error
+    if len(key) != 32:
+        raise HomeError(f"the sealing key has {len(key)} bytes, not 32", home=str(directory.parent))
+    return key
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -90,7 +90,7 @@ class Damage:
     offset: int
     end: int
     seq: int | None
-    """The number the frame gives itself, where its place and length still make sense."""
+    """The number the frame gives itself, where its length still makes sense. It may be what was damaged."""
 
 
 def scan(data: memoryview, marker: bytes, base: int) -> Iterator[Frame | Damage]:
@@ -112,7 +112,9 @@ def scan(data: memoryview, marker: bytes, base: int) -> Iterator[Frame | Damage]
                 yield Frame(seq, base + at, base + stop, sealed)
                 at = stop
                 continue
-            if stop == end or data[stop : stop + MARKER_BYTES] == marker:  # whole in length, wrong in content
+            searchable = bytes(data) if searchable is None else searchable
+            alone = searchable.find(marker, at + 1, stop) < 0  # else it is torn, and another frame begins inside
+            if alone and (stop == end or data[stop : stop + MARKER_BYTES] == marker):  # right in length, wrong inside
                 yield Damage(base + at, base + stop, seq)
                 at = stop
                 continue

@@ -86,8 +86,8 @@ class Sequencer:
 
     def _load(self) -> None:
         """Read the state that transactions are fenced by, and refuse a journal that was put back to an older one."""
-        head = self._journal.head()
-        outside = self._home.read_head()
+        outside = self._home.read_head()  # before the journal: another sequencer may be at work, and it writes them the
+        head = self._journal.head()  # other way round
         if outside is not None and (
             outside[1] > head.tree_size
             or (outside[1] == head.tree_size and outside[2] != encode_base64(head.root_hash))
@@ -98,7 +98,7 @@ class Sequencer:
                 home=str(self._home.path),
             )
         tail_start = head.tree_size - head.tree_size % TILE_WIDTH
-        tail = [leaf_hash(text.encode()) for _, text in self._journal.entries(tail_start)]
+        tail = [leaf_hash(text.encode()) for _, text in self._journal.entries(tail_start, head.tree_size)]
         self._frontier = Frontier.restore(tree_size=head.tree_size, tail=tail, read_tile=self._read_tile)
         if self._frontier.root() != head.root_hash:
             raise HomeError("journal.db does not have the root it signed: run verify", home=str(self._home.path))

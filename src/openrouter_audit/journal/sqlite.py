@@ -296,7 +296,8 @@ class SqliteJournal:
             self._check_fence(commit)
             self._write(commit)
         except BaseException as error:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                connection.execute("ROLLBACK")
             if isinstance(error, apsw.Error):
                 raise JournalUnavailable(f"journal.db cannot be written: {error}") from error
             raise

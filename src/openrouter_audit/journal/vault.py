@@ -140,7 +140,7 @@ class Vault:
                     "SELECT reference FROM subjects WHERE user_id = ? AND month = ?", (user, month)
                 ).get
                 if known is None:
-                    known = proposed or os.urandom(16).hex()
+                    known = proposed if proposed and not self._is_taken(proposed) else os.urandom(16).hex()
                     connection.execute(
                         "INSERT INTO subjects (reference, user_id, month) VALUES (?, ?, ?)", (known, user, month)
                     )
@@ -153,6 +153,10 @@ class Vault:
                 connection.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (proposed, known))
             self._aliases.add(str(proposed))
         return str(known)
+
+    def _is_taken(self, reference: str) -> bool:
+        """Whether it already is somebody else's: a process that proposes it again does not get it."""
+        return self._connection.execute("SELECT 1 FROM subjects WHERE reference = ?", (reference,)).get is not None
 
     def put_calls(self, calls: Iterable[PrivateCall]) -> None:
         """Keep what the calls carried; a call that is already there stays as it is."""

@@ -8,6 +8,7 @@ it. Threads may overwrite each other's counts of a microsecond ago; a count is a
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -41,7 +42,8 @@ class WriterState:
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, _LAYOUT.pack(_MAGIC, 0, 0, 0, 0).ljust(STATE_BYTES, b"\0"))
+            if os.write(descriptor, _LAYOUT.pack(_MAGIC, 0, 0, 0, 0).ljust(STATE_BYTES, b"\0")) != STATE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._map = mmap.mmap(descriptor, STATE_BYTES)
         finally:
             os.close(descriptor)

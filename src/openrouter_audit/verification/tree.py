@@ -176,13 +176,16 @@ class TreeCheck:
             short=self._tree_size - 1 in self._missing,
         )
         found += alignment.findings
+        shift = alignment.shift
         tail_missing = [index for index in self._missing if index >= self._tail_start]
         if alignment.shift < 0:  # the last rows are absent because earlier ones were taken out
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]
         if not tail_missing and self._tiles_root(alignment) != self._root_hash:
-            found += self._repair_tail(alignment) or [self._root_finding(root)]
-        return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=alignment.shift)
+            repair = self._repair_tail(alignment)
+            shift += sum(one.kind == "entry_extra" for one in repair)
+            found += repair or [self._root_finding(root)]
+        return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=shift)
 
     def _has_hash(self, index: int) -> bool:
         return self._stored_hashes(index // TILE_WIDTH) is not None

@@ -34,7 +34,7 @@ _SCHEMA = (
     f"CREATE TABLE calls ({_TABLE}) STRICT",
     "CREATE INDEX calls_generation ON calls (generation_id) WHERE generation_id IS NOT NULL",
     "CREATE INDEX calls_timestamp ON calls (timestamp)",
-    "CREATE INDEX calls_waiting ON calls (cost_state) WHERE cost_state = 'provisional'",
+    "CREATE INDEX calls_waiting ON calls (cost_state) WHERE cost_state IN ('provisional', 'unresolved')",
     # For queries written for older logs: their time has a space and no zone, their money is a float.
     "CREATE VIEW audit_log AS SELECT rowid AS id,"
     " substr(timestamp, 1, 10) || ' ' || substr(timestamp, 12, 15) AS timestamp, generation_id, model_requested,"
@@ -51,6 +51,10 @@ _PUT = (
     f" ON CONFLICT (call_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
 )
 _ALL = ", ".join(COLUMNS)
+_UNSETTLED = (
+    "cost_state IN ('provisional', 'unresolved') AND status <> 'open' AND generation_id IS NOT NULL"
+    " AND duplicate_of IS NULL"
+)
 _QUERY_PIECE = 500
 _PAGE_ROWS = 1_000
 _CACHE_KIB = 16 * 1024
@@ -91,6 +95,8 @@ class SqliteReports:
             # Not a database, or a broken one. Nothing in it is worth keeping.
             for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                 path.with_name(name).unlink(missing_ok=True)
+        except apsw.Error as error:
+            raise JournalUnavailable(f"{path.name} cannot be opened: {error}") from error
         try:
             return cls._open_for_writing(path)
         except apsw.Error as error:
@@ -111,7 +117,7 @@ class SqliteReports:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
             reports = cls(connection)
             if connection.execute("PRAGMA user_version").get != FORMAT:
-                reports.start_over()
+                reports._make_anew()
         except BaseException:
             connection.close()
             raise
@@ -195,11 +201,19 @@ class SqliteReports:
         return True
 
     def start_over(self) -> None:
+        try:
+            self._make_anew()
+        except apsw.Error as error:
+            raise JournalUnavailable(f"reports.db cannot be written: {error}") from error
+
+    def _make_anew(self) -> None:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
             for kind, name in list(
-                connection.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view')")
+                connection.execute(
+                    "SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+                )
             ):
                 quoted = name.replace('"', '""')
                 connection.execute(f'DROP {kind} IF EXISTS "{quoted}"')
@@ -283,15 +297,21 @@ class SqliteReports:
         )
         return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
-    def waiting(self) -> Iterator[dict[str, Any]]:
-        """Ended calls whose price OpenRouter can still be asked for: unpriced ones first, then by age."""
+    def unsettled(self) -> Iterator[dict[str, Any]]:
+        """Ended calls with a generation whose bill is not known: unpriced ones first, then by age."""
         for row in list(
             self._connection.execute(
-                f"SELECT {_ALL} FROM calls WHERE cost_state = 'provisional' AND status <> 'open'"  # noqa: S608
-                " AND generation_id IS NOT NULL AND duplicate_of IS NULL ORDER BY total_cost IS NOT NULL, rowid"
+                f"SELECT {_ALL} FROM calls WHERE {_UNSETTLED} ORDER BY total_cost IS NOT NULL, rowid"  # noqa: S608
             )
         ):
             yield dict(zip(COLUMNS, row, strict=True))
+
+    def count_unsettled(self) -> tuple[int, int]:
+        """How many calls `unsettled` gives, and how many of them have no price at all."""
+        row = self._connection.execute(
+            f"SELECT count(*), count(*) - count(total_cost) FROM calls WHERE {_UNSETTLED}"  # noqa: S608
+        ).fetchone()
+        return row or (0, 0)
 
     def data_version(self) -> int:
         """Changes whenever another connection has committed."""

@@ -1,0 +1,164 @@
+"""`openrouter-audit doctor`: what is watched, what is waiting, and what is wrong (C12)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from openrouter_audit.capture.hosts import HostSet
+from openrouter_audit.cli.common import HomeOption, Reading, now_us, reading
+from openrouter_audit.journal.home import Home, Lease
+from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.journal.writer_state import read_counts
+from openrouter_audit.reports.render import json_text, printable
+
+EXIT_LOOK = 2
+_OPEN_TOO_LONG_US = 3_600_000_000
+UNWATCHED_NAME = "unwatched"
+"""File of a home in which recorders note hosts that look like OpenRouter and are not watched, one a line."""
+
+
+def doctor(
+    *,
+    home: HomeOption = None,
+    format: Literal["table", "json"] = "table",  # noqa: A002 - the option's name (C3)
+) -> int:
+    """Look at a home and say what needs a person. Exits 0 where nothing does, 2 where something does."""
+    located = Home.locate(home)
+    lease_holder = Lease(located.lease_path).holder()
+    if located.exists:
+        with reading(home) as source:
+            findings = _examine(source, lease_holder)
+    else:
+        findings = {
+            "home": str(located.path),
+            "watched_hosts": list(HostSet(os.environ.get("OPENROUTER_AUDIT_HOSTS", "").split(",")).entries),
+            "calls": 0,
+            "problems": [f"no calls seen because no log was ever made at {located.path}; is --home right?"],
+        }
+    if format == "json":
+        print(json_text(findings))
+    else:
+        _print(findings)
+    return EXIT_LOOK if findings["problems"] else 0
+
+
+def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
+    audit, reports = source.audit, source.reports
+    last = reports.last_rows(1)
+    unsettled, unpriced = reports.count_unsettled()
+    with SqliteJournal.open(audit.home.journal_path, read_only=True) as journal:
+        head = journal.head()
+        kinds = _count_kinds(journal)
+    findings: dict[str, Any] = {
+        "home": str(audit.home.path),
+        "origin": head.origin,
+        "entries": head.tree_size,
+        "mode": audit.mode,
+        "enrich_scope": audit.config.enrich.scope,
+        "watched_hosts": list(audit.hosts.entries),
+        "unwatched_hosts": _unwatched(audit.home.path),
+        "calls": reports.count(),
+        "last_call": last[0]["timestamp"] if last else None,
+        "open_calls": reports.count(where={"status": "open"}),
+        "unknown_calls": reports.count(where={"status": "unknown"}),
+        "not_committed": source.pending,
+        "not_reported": max(0, head.tree_size - reports.cursor().next_index),
+        "losses": kinds["log.loss"],
+        "losses_not_entered": _uncounted_losses(audit.home),
+        "unreadable": kinds["log.unreadable"],
+        "alerts": kinds["alert.raised"],
+        "unsettled": unsettled,
+        "unsettled_without_price": unpriced,
+        "lease_holder": lease_holder,
+    }
+    findings["problems"] = _problems(findings, kinds, oldest_open_us=_oldest_open(source))
+    return findings
+
+
+def _count_kinds(journal: SqliteJournal) -> dict[str, int]:
+    wanted = ("log.loss", "log.unreadable", "log.opened", "alert.raised")
+    marks = [(kind, f'"kind":"{kind}"') for kind in wanted]
+    counts = dict.fromkeys(wanted, 0)
+    for _, text in journal.entries():
+        # Entries are canonical and hold no free text, so these letters stand nowhere but in the kind.
+        if '"kind":"call.' not in text:
+            for kind, mark in marks:
+                counts[kind] += mark in text
+    return counts
+
+
+def _oldest_open(source: Reading) -> int | None:
+    """Age in microseconds of the oldest call without outcome among the newest thousand."""
+    from openrouter_audit.reports.period import parse_bound, parse_zone
+
+    starts = [row["timestamp"] for row in source.reports.last_rows(1_000) if row["status"] == "open"]
+    if not starts:
+        return None
+    return now_us() - parse_bound(min(starts), zone=parse_zone("UTC"), now_us=now_us())
+
+
+def _uncounted_losses(home: Home) -> int:
+    """Losses that living writers have counted and that are no entry yet."""
+    counts = (read_counts(path) for path in home.state_dir.glob("*"))
+    return sum(one.lost for one in counts if one is not None)
+
+
+def _unwatched(path: Path) -> list[str]:
+    try:
+        lines = (path / UNWATCHED_NAME).read_text(errors="replace").split()
+    except OSError:
+        return []
+    return sorted(set(lines))
+
+
+def _problems(findings: dict[str, Any], kinds: dict[str, int], *, oldest_open_us: int | None) -> list[str]:
+    problems = []
+    if not findings["calls"]:
+        problems.append(_why_no_calls(findings, kinds))
+    elif findings["unwatched_hosts"]:
+        problems.append(
+            f"not watched, but asked like OpenRouter: {', '.join(findings['unwatched_hosts'])};"
+            " add them to $OPENROUTER_AUDIT_HOSTS"
+        )
+    if findings["not_committed"]:
+        problems.append(f"{findings['not_committed']} records are spooled and not committed")
+    if findings["not_reported"]:
+        problems.append(f"{findings['not_reported']} entries are not in the reports yet")
+    lost = findings["losses"] + findings["losses_not_entered"]
+    if lost:
+        problems.append("records were lost; the log.loss entries say how many, when and why")
+    if findings["unreadable"]:
+        problems.append(f"{findings['unreadable']} frames could not become entries; they are in quarantine")
+    if findings["alerts"]:
+        problems.append(f"{findings['alerts']} alerts: an answer and its generation record name different costs")
+    if findings["unsettled_without_price"]:
+        problems.append(
+            f"{findings['unsettled_without_price']} calls have no price yet; openrouter-audit settle asks for it"
+        )
+    if oldest_open_us is not None and oldest_open_us > _OPEN_TOO_LONG_US:
+        problems.append("a call has been open for more than an hour; its process may hang")
+    return problems
+
+
+def _why_no_calls(findings: dict[str, Any], kinds: dict[str, int]) -> str:
+    if findings["unwatched_hosts"]:
+        hosts = ", ".join(findings["unwatched_hosts"])
+        return f"no calls seen because {hosts} is not watched; add it to $OPENROUTER_AUDIT_HOSTS"
+    if findings["not_committed"]:
+        return "no calls seen because nothing that is spooled is committed yet; another process holds the lease"
+    if kinds["log.opened"]:
+        return "no calls seen because no program has called a watched host since it began to record here"
+    return "no calls seen because no program has recorded here yet; is install() called, and with this home?"
+
+
+def _print(findings: dict[str, Any]) -> None:
+    for name, value in findings.items():
+        if name != "problems":
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name.replace('_', ' '):<24} {printable(shown if shown != '' else None)}")
+    for problem in findings["problems"]:
+        print(f"! {printable(problem)}")
+    if not findings["problems"]:
+        print("nothing to look at")

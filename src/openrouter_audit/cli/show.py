@@ -1,0 +1,71 @@
+"""`openrouter-audit show`: one call, with the entries that say so (C5)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from openrouter_audit.cli import EXIT_BAD_DATA
+from openrouter_audit.cli.common import Format, HomeOption, Reading, hint, reading
+from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.reports.people import join_people
+from openrouter_audit.reports.render import csv_lines, json_text, printable
+from openrouter_audit.reports.rows import COLUMNS
+
+
+def show(
+    call: str,
+    /,
+    *,
+    home: HomeOption = None,
+    format: Format = "table",  # noqa: A002 - the option's name (C3)
+) -> int:
+    """
+    Show a call and the entries its row is made of: intent, outcome, and the last word about its cost.
+
+    Parameters
+    ----------
+    call:
+        A call id, the beginning of one that only one call has, or a generation id.
+    """
+    with reading(home) as source:
+        found = source.reports.find(call)
+        exact = [row for row in found if call == row["call_id"]] or found
+        # Several calls may carry one generation id; the first of them is the one that was billed.
+        if len(exact) > 1 and any(row["generation_id"] != call for row in exact):
+            hint(f"{call!r} is the beginning of several calls, {exact[0]['call_id']} and others: give more of it")
+            return EXIT_BAD_DATA
+        if not exact:
+            hint(f"no call has the id or generation id {call!r}")
+            return EXIT_BAD_DATA
+        (row,) = join_people(exact[:1], source.vault)
+        entries = _entries_of(row, source)
+    if format == "json":
+        print(json_text({"call": row, "entries": entries}))
+    elif format == "csv":
+        sys.stdout.writelines(csv_lines(COLUMNS, [row]))
+    else:
+        _print_page(row, entries)
+    return 0
+
+
+def _entries_of(row: dict[str, Any], source: Reading) -> list[dict[str, Any]]:
+    indexes = sorted({row[name] for name in ("intent_index", "outcome_index", "cost_index")} - {None})
+    with SqliteJournal.open(source.audit.home.journal_path, read_only=True) as journal:
+        texts = [text for index in indexes for _, text in journal.entries(index, index + 1)]
+    return [
+        {"index": index, "kind": msgspec.json.decode(text)["kind"], "entry": msgspec.Raw(text.encode())}
+        for index, text in zip(indexes, texts, strict=True)
+    ]
+
+
+def _print_page(row: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    width = max(len(name) for name in COLUMNS)
+    for name in COLUMNS:
+        if row[name] is not None:
+            print(f"{name:<{width}}  {printable(row[name])}")
+    for entry in entries:
+        print(f"\nentry {entry['index']}  {entry['kind']}")
+        print(bytes(entry["entry"]).decode())

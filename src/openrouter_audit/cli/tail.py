@@ -1,0 +1,88 @@
+"""`openrouter-audit tail`: the newest calls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from openrouter_audit.cli.common import Format, HomeOption, Reading, flush, print_rows, reading
+from openrouter_audit.errors import ConfigError
+from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.reports.people import join_people
+from openrouter_audit.reports.render import csv_lines, json_text, printable
+from openrouter_audit.reports.rows import COLUMNS, ImportedReading, OutcomeReading, read_entry
+
+_SHOWN = ("timestamp", "call_id", "status", "model_used", "prompt_tokens", "completion_tokens", "total_cost")
+_SHOWN_ALSO = ("latency_ms", "user_id")
+_POLL_S = 0.5
+_PIECE = 500
+
+
+def tail(
+    *,
+    home: HomeOption = None,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 10,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    format: Format = "table",  # noqa: A002 - the option's name (C3)
+) -> int:
+    """
+    Show the newest calls, the newest last.
+
+    Parameters
+    ----------
+    number:
+        How many.
+    follow:
+        Go on with every call that ends, a line each (JSON: an object each), until interrupted.
+    """
+    if number < 0:
+        raise ConfigError("--number is at least 0")
+    with reading(home) as source:
+        rows = list(join_people(source.reports.last_rows(number), source.vault))
+        if not follow:
+            columns = COLUMNS if format != "table" else (*_SHOWN, *_SHOWN_ALSO)
+            print_rows(columns, rows, style=format)
+            return 0
+        lines = _lines(rows, format, header=True)
+        try:
+            while True:
+                sys.stdout.writelines(lines)
+                sys.stdout.flush()
+                lines = _lines(join_people(_ended(source), source.vault), format, header=False)
+        except KeyboardInterrupt:
+            return 0  # the way to end it
+
+
+def _lines(rows: Any, style: Format, *, header: bool) -> Iterator[str]:
+    if style == "json":
+        yield from (json_text(row) + "\n" for row in rows)
+    elif style == "csv":
+        lines = csv_lines(COLUMNS, rows)
+        if not header:
+            next(lines)
+        yield from lines
+    else:
+        for row in rows:
+            yield "  ".join(printable(row[name]) for name in (*_SHOWN, *_SHOWN_ALSO)) + "\n"
+
+
+def _ended(source: Reading) -> Iterator[dict[str, Any]]:
+    """For ever: the rows of calls whose outcome comes in, in the order of the log."""
+    at = source.tree_size
+    with SqliteJournal.open(source.audit.home.journal_path, read_only=True) as journal:
+        while True:
+            time.sleep(_POLL_S)
+            flush(source.audit, quiet=True)
+            stop = source.reports.cursor().next_index
+            ended = [
+                entry.id
+                for _, text in journal.entries(at, stop)
+                if isinstance(entry := read_entry(text), OutcomeReading | ImportedReading)
+            ]
+            at = max(at, stop)
+            for start in range(0, len(ended), _PIECE):
+                yield from source.reports.rows_of(ended[start : start + _PIECE])
