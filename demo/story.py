@@ -49,6 +49,7 @@ class Stage:
             "OPENROUTER_AUDIT_HOSTS": urlsplit(self.url).netloc,
             "OPENROUTER_AUDIT_ENRICH_MAX_PER_SECOND": "200",
             "PYTHONPATH": str(ROOT),
+            "COLUMNS": str(self.screen.width - 4),
         }
 
     def command(self, *words: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -200,28 +201,51 @@ def prove(stage: Stage) -> bool:
 
 def attack(stage: Stage) -> bool:
     """Four ways to tamper, each on a copy of its own; each must be named."""
+    copy = stage.work / "attacked"
     held = True
     for name, tamper, expected in (
-        ("a cost in an entry is changed", attacks.change_entry, "entry_changed"),
-        ("an entry is deleted", attacks.delete_entry, "entry_missing"),
-        ("two entries are swapped", attacks.swap_entries, "entry_reordered"),
-        (
-            "an entry is rewritten and all tiles are rebuilt, without the key",
-            attacks.rewrite_and_rebuild,
-            "root_mismatch",
-        ),
+        ("the cost in an entry is changed", _change_a_cost, "entry_changed"),
+        ("an entry is deleted", _delete_an_entry, "entry_missing"),
+        ("two entries are swapped", _swap_two_entries, "entry_reordered"),
+        ("an entry is rewritten and all tiles made again, without the key", _rewrite_everything, "root_mismatch"),
     ):
-        copy = stage.work / "attacked"
-        shutil.copytree(stage.home, copy)
+        attacks.copy_home(stage.home, copy)
         touched = tamper(copy)
         done = stage.command("verify", "--format", "json", home=copy)
         findings = json.loads(done.stdout or "{}").get("findings", [])
-        named = [f for f in findings if f["severity"] == "tampered"]
-        found = [f"{f['class']} at {f['index']}" if f["index"] is not None else f["class"] for f in named]
-        stage.screen.attacked(name, found[:3])
+        named = [finding for finding in findings if finding["severity"] == "tampered"]
+        found = [f["class"] if f["index"] is None else f"{f['class']} at {f['index']}" for f in named]
+        stage.screen.attacked(f"{name} (at {touched})", found)
         held &= stage.screen.check(
-            done.returncode == 1 and any(f["class"] == expected for f in named),
-            f"found: verify exits 1 and says {expected}" + (f" (we touched {touched})" if touched is not None else ""),
+            done.returncode == 1
+            and any(finding["class"] == expected for finding in named)
+            and any(finding["index"] == touched for finding in named),
+            f"verify exits {done.returncode}, and names class and index",
         )
         shutil.rmtree(copy)
     return held
+
+
+def _change_a_cost(copy: Path) -> int:
+    index = attacks.find_entry(copy, lambda text: '"kind":"call.outcome"' in text and '"cost":"' in text)
+    attacks.change_cost(copy, index, "0.0000001")
+    return index
+
+
+def _delete_an_entry(copy: Path) -> int:
+    index = attacks.find_entry(copy, lambda text: '"status":"error"' in text)
+    attacks.delete_row(copy, index)
+    return index
+
+
+def _swap_two_entries(copy: Path) -> int:
+    index = attacks.find_entry(copy, lambda text: '"kind":"call.outcome"' in text)
+    attacks.swap_rows(copy, index, index + 1)
+    return index
+
+
+def _rewrite_everything(copy: Path) -> int:
+    index = attacks.find_entry(copy, lambda text: '"kind":"call.cost"' in text)
+    attacks.change_cost(copy, index)
+    attacks.rewrite_everything(copy, index)
+    return index

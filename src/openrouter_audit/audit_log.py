@@ -201,13 +201,12 @@ class AuditLog:
         """
         deadline = time.monotonic() + timeout
         self._spool.retry_backlog()
-        wanted = self._spooled_sizes()
         self._start_workers()
         if self._sequencer is not None and self._sequencer.drain(timeout):
             if self._follower is not None and self._follower.follow(max(0.0, deadline - time.monotonic())):
                 self._update_receipts()
                 return self._sequencer.tree_size
-        elif self._wait_for_other(wanted, deadline):
+        elif self._wait_for_other(deadline):
             size = self._project_here()
             self._update_receipts()
             return size
@@ -295,19 +294,18 @@ class AuditLog:
 
     # What others do ---------------------------------------------------------------------------------------------
 
-    def _spooled_sizes(self) -> dict[str, int]:
-        return {path.stem: path.stat().st_size for path in self.home.spool_dir.glob("*.seg") if path.exists()}
-
-    def _wait_for_other(self, wanted: dict[str, int], deadline: float) -> bool:
-        """Another process sequences: wait until its positions cover what was spooled when `flush` was called."""
+    def _wait_for_other(self, deadline: float) -> bool:
+        """Another process sequences: wait until its positions cover what is spooled now."""
+        from openrouter_audit.journal.drain import waiting_frames
         from openrouter_audit.journal.sqlite import SqliteJournal
 
         with SqliteJournal.open(self.home.journal_path, read_only=True) as journal:
+            wanted = waiting_frames(self.home.spool_dir, journal.positions())
             while True:
                 positions = journal.positions()
                 if all(
-                    (position := positions.get(segment)) is not None and (position.final or position.offset >= size)
-                    for segment, size in wanted.items()
+                    (position := positions.get(segment)) is not None and (position.final or position.offset >= end)
+                    for segment, (_, end) in wanted.items()
                 ):
                     return True
                 if time.monotonic() >= deadline:

@@ -5,11 +5,13 @@ import itertools
 import json
 import logging
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.capture.recording import KEY, FakeRecorder, a_request, begun, example
 
+from openrouter_audit.capture.attribution import attribution, current_scope
 from openrouter_audit.capture.event_stream import EventScanner, Excerpt
 from openrouter_audit.capture.exchange import SystemClock
 from openrouter_audit.capture.grouping import place_of, remember_failure
@@ -155,6 +157,32 @@ def test_no_json_breaks_the_reader(value):
         ).encode()
     )
     assert exchange.end_of_body().complete
+
+
+@given(st.text(max_size=5), st.integers(), st.text(alphabet="a\ud800\U0001f600", max_size=2000))
+def test_facts_can_always_be_put_into_a_frame(word, count, person):
+    """
+    Lone surrogates, integers past every machine word, texts without end: msgpack takes them, in less than 256 KiB.
+    """
+    body = {
+        "model": word + person,
+        "user": person,
+        "max_tokens": count,
+        "temperature": count,
+        "tools": [{"name": person}] * 99,
+    }
+    answer = {
+        "id": person,
+        "model": word,
+        "usage": {"prompt_tokens": count, "cost": 10**400},
+        "error": {"code": person},
+    }
+    with attribution(user=person, tags={str(n): person for n in range(99)}):
+        exchange, intent, private = begun(a_request("/x" * 9000, body=json.dumps(body).encode()), scope=current_scope())
+    exchange.head(200, {b"content-type": b"application/json", b"x-generation-id": b"\xff" * 9000})
+    exchange.body(json.dumps(answer).encode())
+    outcome = exchange.end_of_body()
+    assert len(msgspec.msgpack.encode([intent, private, outcome])) < 256 * 1024
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))

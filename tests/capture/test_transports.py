@@ -58,17 +58,15 @@ def post(client, url, **more):
     )
 
 
-def pieces_of(module, server, body):
-    """One POST by a client of the library, streamed: the raw pieces its reader gets; TCP decides how many."""
-    with module.Client() as client:
-        request = client.build_request(
-            "POST", server.url + "/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}"}
-        )
-        response = client.send(request, stream=True)
-        try:
-            return list(response.iter_raw())
-        finally:
-            response.close()
+def pieces_of(client, server, body):
+    """One POST, streamed: the raw pieces its reader gets; TCP decides how many."""
+    fields = {"Authorization": f"Bearer {KEY}"}
+    request = client.build_request("POST", server.url + "/chat/completions", content=body, headers=fields)
+    response = client.send(request, stream=True)
+    try:
+        return list(response.iter_raw())
+    finally:
+        response.close()
 
 
 @pytest.mark.parametrize("module", LIBRARIES)
@@ -77,19 +75,20 @@ def test_bytes_both_ways_are_the_same_with_and_without_us(server, module):
     Every example answer, and every example request: the server sees the same bytes, and so does the reader (P5).
     """
     bodies = [path.read_bytes() for path in sorted((EXAMPLES / "requests").iterdir())]
-    recorder = FakeRecorder()
+    recorder, client = FakeRecorder(), module.Client()
     for number, (name, _, _, status, headers) in enumerate(answers()):
         answer = (EXAMPLES / name).read_bytes()
         if status in {204, 304}:
             continue
         cut = [answer[at : at + 61] for at in range(0, len(answer), 61)] or [b""]
         server.answer(status, headers, cut)
-        bare = pieces_of(module, server, bodies[number % len(bodies)])
+        bare = pieces_of(client, server, bodies[number % len(bodies)])
         with installed(recorder):
-            watched = pieces_of(module, server, bodies[number % len(bodies)])
+            watched = pieces_of(client, server, bodies[number % len(bodies)])
         assert answer == b"".join(bare) == b"".join(watched), name
         first, second = server.received[-2:]
         assert first == second, name
+    client.close()
     assert len(recorder.outcomes) == len(recorder.intents) > 60
     assert {} == faults.counts
     recorder.check()
@@ -215,8 +214,8 @@ def test_a_fault_while_reading_breaks_no_stream(server, monkeypatch):
     monkeypatch.setattr(EventScanner, "feed", lambda self, data: 1 / 0)
     server.answer(200, [(b"content-type", b"text/event-stream")], [STREAM])
     recorder = FakeRecorder()
-    with installed(recorder):
-        assert STREAM == b"".join(pieces_of(httpx2, server, b"{}"))
+    with installed(recorder), httpx2.Client() as client:
+        assert STREAM == b"".join(pieces_of(client, server, b"{}"))
     assert faults.counts["body"] >= 1
     recorder.check()
 

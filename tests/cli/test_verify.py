@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from tests.verification.logs import Log, calls, intent, loss
 
 from openrouter_audit.cli.publish import publish_home
 from openrouter_audit.cli.verify import verify, verify_home
@@ -17,7 +19,6 @@ from openrouter_audit.errors import RolledBack, RootMismatch, VerificationError
 from openrouter_audit.journal.evidence import JournalEvidence
 from openrouter_audit.journal.home import Home
 from openrouter_audit.testing import attacks
-from tests.verification.logs import Log, calls, intent, loss
 
 ROOT = Path(__file__).parents[2]
 RECOMPUTE = ROOT / "examples" / "recompute_root.py"
@@ -32,9 +33,8 @@ def log(tmp_path):
 
 
 def run(capsys, home, **options):
-    with pytest.raises(SystemExit) as stopped:
-        verify(home=home, **options)
-    return stopped.value.code, capsys.readouterr().out
+    code = verify(home=home, **options)
+    return code, capsys.readouterr().out
 
 
 def files(folder):
@@ -105,8 +105,8 @@ def test_what_cannot_be_read_cannot_be_told(log, tmp_path, damage):
     assert {"verdict", "reason", "findings"} <= set(report.as_json())
 
 
-def test_a_folder_that_cannot_be_written_is_verified(log, tmp_path):
-    """As from a read-only medium; nothing is written to a writable one either."""
+def test_verifying_changes_no_file(log, tmp_path):
+    """Only the files by which SQLite coordinates readers may appear."""
     home = attacks.copy_home(log.home.path, tmp_path / "copy")
     before = files(home)
     assert "proven" == verify_home(Home(home)).verdict
@@ -124,6 +124,38 @@ def test_a_log_that_grows_meanwhile_is_proven(log):
         assert 600 == head.tree_size == evidence.head().tree_size
         assert 600 == sum(len(batch) for batch in evidence.batches())
     assert "proven" == verify_home(log.home).verdict
+
+
+def test_a_folder_that_cannot_be_written_is_verified(log):
+    """As on a read-only medium, where SQLite cannot make the files by which it coordinates readers."""
+    script = (
+        "import os, sys, tempfile; from pathlib import Path; from openrouter_audit.cli.verify import *\n"
+        "from openrouter_audit.cli import report_check\n"
+        "from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"  # root may write everywhere
+        "print(verify_home(Home(Path(sys.argv[1]))).verdict, os.access(sys.argv[1], os.W_OK))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        home = attacks.copy_home(log.home.path, Path(folder) / "copy")
+        for path in [Path(folder), home, *home.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        command = [sys.executable, "-c", script, str(home)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        for path in (Path(folder), home):
+            path.chmod(0o755)
+
+    assert "proven False" == told.stdout.strip()
+
+
+def test_the_commands_are_reached_from_the_command_line(log, tmp_path):
+    """Exit codes pass through `main`; a folder with something else in it is bad data."""
+    from openrouter_audit.cli import main
+
+    home = f"--home={log.home.path}"
+    assert 0 == main([home, "verify", "--format", "json"])
+    assert 0 == main([home, "publish", str(tmp_path / "public"), "--format", "json"])
+    assert 65 == main([home, "publish", str(tmp_path)])
+    assert 3 == main([f"--home={tmp_path / 'nowhere'}", "verify"])
 
 
 # publish

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from tests.verification.logs import Log, calls, classes, intent, outcome, ref
 
 from openrouter_audit.cli.verify import verify_home
 from openrouter_audit.core.checkpoints import LeastSize, decode_policy, encode_policy
 from openrouter_audit.journal.home import Home
 from openrouter_audit.testing import attacks
-from tests.verification.logs import Log, calls, classes, intent, outcome, ref
 
 SIZE = 700
 """Two full tiles and 188 entries after them."""
@@ -287,6 +287,36 @@ def test_far_away_rows_do_not_make_it_endless(copy):
         journal.execute("INSERT INTO entries VALUES (4611686018427387904, '{}')")
 
     assert [("entry_extra", 2**62)] == classes(verified(copy))
+
+
+def test_a_claim_of_endless_entries_ends(copy):
+    """Nobody signed it, so it is found by its signature, and the claim is not followed to its end."""
+    with attacks._tampering(copy) as journal:
+        (note,) = journal.execute("SELECT note FROM head").fetchone()
+        journal.execute("UPDATE head SET note = ?, tree_size = ?", (note.replace("700", str(2**62), 1), 2**62))
+    found = classes(verified(copy), severity="tampered")
+
+    assert "checkpoint_signature" in dict(found)
+    assert ("entry_missing", 700) in found
+
+
+@pytest.mark.parametrize("size", [0, 1, 256, 512, 600])
+def test_a_log_cut_anywhere_is_named(copy, size):
+    attacks.cut_tail(copy, size)
+    missing = [index for kind, index in classes(verified(copy)) if kind == "entry_missing"]
+
+    assert list(range(size, SIZE)) == missing
+
+
+def test_a_table_that_became_a_view_cannot_be_told(copy):
+    """It could show anything, without end."""
+    with attacks._tampering(copy) as journal:
+        journal.execute("ALTER TABLE entries RENAME TO hidden")
+        journal.execute("CREATE VIEW entries AS SELECT idx, entry FROM hidden")
+    report = verified(copy)
+
+    assert "cannot_tell" == report.verdict
+    assert "entries" in report.reason
 
 
 def test_outcome_of_another_log_is_no_help(tmp_path):

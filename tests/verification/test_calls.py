@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.verification.logs import START_US, Log, calls, classes, cost, intent, loss, outcome, ref, unreadable
 
 from openrouter_audit.cli.verify import verify_home
 from openrouter_audit.core.entries import Writer
 from openrouter_audit.journal.segments import HEADER_BYTES
-from tests.verification.logs import START_US, Log, calls, classes, cost, intent, loss, outcome, ref, unreadable
 
 
 @pytest.fixture

@@ -61,14 +61,14 @@ _BAD_REASONS = frozenset({"error", "network_error"})
 Source = Literal["http", "body", "choice", "stream", "client"]
 
 
-class _Details(Struct):
+class _Details(Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
     upstream_inference_cost: Raw = NULL
 
 
-class _Usage(Struct):
+class _Usage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
@@ -85,13 +85,13 @@ class _Usage(Struct):
     service_tier: str | None = None
 
 
-class _Choice(Struct):
+class _Choice(Struct, gc=False):
     finish_reason: str | None = None
     native_finish_reason: str | None = None
     error: Raw = NULL
 
 
-class _Top(Struct):
+class _Top(Struct, gc=False):
     type: str | None = None
     object: str | None = None
     id: str | None = None
@@ -114,7 +114,7 @@ class _Top(Struct):
     openrouter_metadata: Raw = NULL
 
 
-class _Error(Struct):
+class _Error(Struct, gc=False):
     code: Raw = NULL
     type: Raw = NULL
     name: Raw = NULL
@@ -124,7 +124,7 @@ class _Error(Struct):
     stop_reason: Raw = NULL
 
 
-class _Metadata(Struct):
+class _Metadata(Struct, gc=False):
     attempts: Raw = NULL
     provider: Raw = NULL
     model: Raw = NULL
@@ -159,7 +159,7 @@ class Answer:
             return
         top = parse(_Top, body)
         if top is None:
-            self._scan(body)
+            self._scan(body, "body")
         else:
             self._read(top, "body")
 
@@ -171,7 +171,7 @@ class Answer:
             return False
         top = parse(_Top, payload)
         if top is None:
-            self._scan(payload)
+            self._scan(payload, "stream")
             kind = text(scan(payload, b"type"))
             if kind in _ENDING_TYPES and self._endpoint == "responses":
                 self._status(kind.removeprefix("response."), _Top())
@@ -289,8 +289,9 @@ class Answer:
         if usage is None:
             return
         self.priced = True
-        self._count("prompt_tokens", usage.prompt_tokens, usage.input_tokens)
-        self._count("completion_tokens", usage.completion_tokens, usage.output_tokens)
+        self._count("prompt_tokens", usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens)
+        made = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+        self._count("completion_tokens", made)
         asked = members(_Details, usage.prompt_tokens_details or usage.input_tokens_details)
         if asked is not None:
             self._count("cached_tokens", asked.cached_tokens)
@@ -298,9 +299,9 @@ class Answer:
         else:
             self._count("cached_tokens", usage.cache_read_input_tokens)
             self._count("cache_write_tokens", usage.cache_creation_input_tokens)
-        made = members(_Details, usage.completion_tokens_details or usage.output_tokens_details)
-        if made is not None:
-            self._count("reasoning_tokens", made.reasoning_tokens)
+        thought = members(_Details, usage.completion_tokens_details or usage.output_tokens_details)
+        if thought is not None:
+            self._count("reasoning_tokens", thought.reasoning_tokens)
         facts = self.facts
         if (cost := number(usage.cost) or text(usage.cost)) is not None:
             facts["cost"] = cost
@@ -312,11 +313,9 @@ class Answer:
         if details is not None and (bill := number(details.upstream_inference_cost)) is not None:
             facts["upstream_cost"] = bill
 
-    def _count(self, name: str, *candidates: Any) -> None:
-        for candidate in candidates:
-            if candidate is not None and (whole := integer(candidate)) is not None:
-                self.facts[name] = whole
-                return
+    def _count(self, name: str, value: Any) -> None:
+        if value is not None and (whole := integer(value)) is not None:
+            self.facts[name] = whole
 
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)
@@ -356,7 +355,7 @@ class Answer:
         if kind:
             facts["error_type"] = kind
 
-    def _scan(self, body: bytes) -> None:
+    def _scan(self, body: bytes, source: Source) -> None:
         """Text that is no JSON: damaged, nested too deep, or the two ends of something large."""
         identifiers = (text(scan(body, b"id")), text(scan(body, b"id", last=True)))
         found: Any = _Top(
@@ -370,4 +369,4 @@ class Answer:
             self.facts["finish_reason"], self.finished = reason, True
         if reason := text(scan(body, b"native_finish_reason", last=True)):
             self.facts["native_finish_reason"] = reason
-        self._read(found, "body")
+        self._read(found, source)

@@ -17,12 +17,18 @@ from collections import OrderedDict
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from openrouter_audit.capture.json_text import clean
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from decimal import Decimal
 
 MAX_REFERENCES = 10_000
 """People remembered by this process; the vault knows the others, and has the last word anyway."""
+
+MAX_WORD = 1024
+"""Characters kept of a user, session, tenant, purpose or tag: all of a call's facts fit into one frame of 256 KiB."""
+MAX_TAGS = 64
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -97,8 +103,9 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
         purpose: str | None = None,
         tags: Mapping[str, str] = {},
     ) -> None:
-        self.user, self.session, self.tenant, self.purpose = user, session, tenant, purpose
-        self.tags = dict(tags)
+        self.user, self.session = _word(user), _word(session)
+        self.tenant, self.purpose = _word(tenant), _word(purpose)
+        self.tags = {clean(str(name)): clean(str(value), MAX_WORD) for name, value in [*tags.items()][:MAX_TAGS]}
 
     def __enter__(self) -> list[Receipt]:
         scope = Scope(self, _scope.get())
@@ -139,6 +146,10 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
                     return function(*args, **kwargs)
 
         return cast("F", wrapper)
+
+
+def _word(value: object) -> str | None:
+    return None if value is None else clean(str(value), MAX_WORD)
 
 
 def _drive(scope: Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

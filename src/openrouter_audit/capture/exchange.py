@@ -44,8 +44,9 @@ from openrouter_audit.capture.event_stream import (
     EventScanner,
     Excerpt,
 )
+from openrouter_audit.capture.json_text import MAX_TEXT, clean
 from openrouter_audit.capture.openrouter import Route, api_key, key_hash, retry_after_ms, route, sdk
-from openrouter_audit.capture.request_facts import RequestFacts, read_request
+from openrouter_audit.capture.request_facts import MAX_PERSON, RequestFacts, read_request
 from openrouter_audit.core.commitments import Commitment, commit, derive_keys
 from openrouter_audit.core.entries import CallIntent, CallOutcome, Mode, Private, RedirectHop, Status
 
@@ -67,6 +68,8 @@ _TOKEN_MARKERS = {
 }
 _CHAT_TOKENS = (b'"content":"', b'"reasoning":"', b'"tool_calls":[', b'"text":"')
 _NO_TOKENS = (b'"content":""', b'"reasoning":""', b'"text":""')
+MAX_PATH = 2048
+"""Characters kept of a path in the vault."""
 _BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -222,7 +225,7 @@ class CallExchange:
     ) -> Private:
         user, session = asked.user, asked.session
         if session is None and (value := headers.get(b"x-session-id")):
-            session = value.decode("latin-1")
+            session = value[:MAX_PERSON].decode("latin-1")
         if scope is not None:
             user, session = scope.user or user, scope.session or session
         return Private(
@@ -234,7 +237,7 @@ class CallExchange:
             purpose=scope.purpose if scope else None,
             tags=scope.tags if scope else {},
             base_url=self.base_url,
-            path=None if kind.path == path else path,
+            path=None if kind.path == path else clean(path, MAX_PATH),
         )
 
     def head(self, status: int, headers: Mapping[bytes, bytes], hops: tuple[RedirectHop, ...] = ()) -> None:
@@ -346,7 +349,7 @@ class CallExchange:
         for name, field in _HEADER_FIELDS:
             value = headers.get(name)
             if value is not None:
-                facts[field] = value.decode("latin-1")
+                facts[field] = value[:MAX_TEXT].decode("latin-1")
         if b"retry-after" in headers or b"retry-after-ms" in headers:
             facts["retry_after_ms"] = retry_after_ms(headers)
 

@@ -85,16 +85,22 @@ def text(value: Any, limit: int = MAX_TEXT) -> str | None:
     if value is None or value is NULL:
         return None
     if type(value) is str:
-        return value[:limit]
+        return clean(value, limit)
     if isinstance(value, Raw):
         raw = bytes(value)
         if raw[:1] != b'"':
             return None
         try:
-            return (_text_decoder.decode(raw) if b"\\" in raw else raw[1:-1].decode())[:limit]
+            return clean(_text_decoder.decode(raw) if b"\\" in raw else raw[1:-1].decode(), limit)
         except (msgspec.MsgspecError, ValueError):
             return None
     return None
+
+
+def clean(value: str, limit: int = MAX_TEXT) -> str:
+    """The first characters of a text, without the lone surrogates that no encoder takes."""
+    value = value[:limit]
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def number(value: Any) -> str | None:
@@ -103,14 +109,14 @@ def number(value: Any) -> str | None:
         return None
     if isinstance(value, Raw):
         raw = bytes(value)
-        return raw.decode("ascii", "replace") if raw[:1] in b"-0123456789" and raw else None
-    return str(value) if isinstance(value, Number) else None
+        return raw[:MAX_TEXT].decode("ascii", "replace") if raw[:1] in b"-0123456789" and raw else None
+    return str(value)[:MAX_TEXT] if isinstance(value, Number) else None
 
 
 def integer(value: Any) -> int | None:
-    """A number without fraction or exponent; one of more than 18 digits counts as none."""
+    """A number without sign, fraction or exponent; one of more than 18 digits counts as none."""
     if type(value) is int:
-        return value
+        return value if 0 <= value < 10**18 else None
     digits = number(value)
     if digits is None or len(digits) > 18 or not digits.isdecimal():
         return None

@@ -161,14 +161,14 @@ def sdk(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def _product(agent: bytes | None, version: bytes | None) -> str | None:
-    parts = (agent or b"").decode("latin-1").split()
+    parts = (agent or b"")[:256].decode("latin-1").split()
     if not parts:
         return None
     if parts[0].startswith("speakeasy-sdk/") and len(parts) > 2:
         return f"{parts[-1]}/{parts[1]}"
     if version is not None:
         name = parts[0].partition("/")[0].lower().removeprefix("async")
-        return f"{name}/{version.decode('latin-1')}"
+        return f"{name}/{version[:64].decode('latin-1')}"
     return parts[0]
 
 

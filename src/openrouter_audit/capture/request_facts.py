@@ -17,7 +17,7 @@ MAX_PERSON = 1024
 """Longest user or session id kept; OpenRouter's own limits are 512 and 256."""
 
 
-class _Body(Struct):
+class _Body(Struct, gc=False):
     model: str | None = None
     models: Raw = NULL
     fallbacks: Raw = NULL
@@ -44,7 +44,7 @@ class _Body(Struct):
     tool_choice: Raw = NULL
 
 
-class _Provider(Struct):
+class _Provider(Struct, gc=False):
     order: Raw = NULL
     only: Raw = NULL
     ignore: Raw = NULL
@@ -55,7 +55,7 @@ class _Provider(Struct):
     sort: Raw = NULL
 
 
-class _Named(Struct):
+class _Named(Struct, gc=False):
     """Tools, plugins, formats, choices: objects of which only the name is wanted."""
 
     id: Raw = NULL

@@ -135,7 +135,7 @@ def _problems(findings: dict[str, Any], kinds: dict[str, int], *, oldest_open_us
         problems.append(f"{findings['alerts']} alerts: an answer and its generation record name different costs")
     if findings["unsettled_without_price"]:
         problems.append(
-            f"{findings['unsettled_without_price']} calls have no price yet; openrouter-audit settle asks for it"
+            f"calls without a price: {findings['unsettled_without_price']}; openrouter-audit settle asks for it"
         )
     if oldest_open_us is not None and oldest_open_us > _OPEN_TOO_LONG_US:
         problems.append("a call has been open for more than an hour; its process may hang")

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from openrouter_audit.cli.common import HomeOption, drained, progress
 from openrouter_audit.core.checkpoints import decode_policy
 from openrouter_audit.core.notes import encode_base64
-from openrouter_audit.errors import FlushTimeout, HomeError, JournalUnavailable, OpenRouterAuditError, VerificationError
 from openrouter_audit.journal.evidence import JournalEvidence
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.publisher import Publication
 from openrouter_audit.journal.publisher import publish as publish_log
 
-_BAD_DATA: Final = 65
-_UNAVAILABLE: Final = 69
-_WAIT_S: Final = 2.0
 
-
-def publish(
-    directory: Path,
-    *,
-    home: Annotated[Path | None, Parameter(show=False)] = None,
-    format: Literal["table", "json"] = "table",  # noqa: A002 - the option's name (C3)
-) -> None:
+def publish(directory: Path, *, home: HomeOption = None, format: Literal["table", "json"] = "table") -> None:  # noqa: A002 - the option's name (C3)
     """
     Write the log into a folder as C2SP tiles: checkpoint, tile/..., tile/entries/..., and the policy.
 
@@ -38,47 +26,10 @@ def publish(
     directory:
         A new or empty folder, or one that this log was published into before.
     """
-    from openrouter_audit.audit_log import AuditLog, require_home
-
-    try:
-        located = require_home(home)
-        with AuditLog.open(located.path, enrich=False) as audit:
-            try:
-                audit.flush(_WAIT_S)
-            except FlushTimeout as error:
-                print(f"{error.pending} records are not yet committed", file=sys.stderr)
-        published = publish_home(located, directory)
-    except VerificationError as error:
-        _fail(error, _BAD_DATA)
-    except (HomeError, JournalUnavailable, OSError) as error:
-        _fail(error, _UNAVAILABLE)
-    except OpenRouterAuditError as error:
-        _fail(error, _BAD_DATA)
-    else:
-        _show(published, format)
-
-
-def publish_home(home: Home, directory: Path) -> Publication:
-    """
-    Publish what is committed, without draining first.
-
-    Raises:
-        VerificationError, JournalUnavailable, OSError: As `journal.publisher.publish` raises them.
-    """
-    policy_text = home.policy_path.read_bytes()
-    with JournalEvidence.open(home.journal_path) as evidence:
-        return publish_log(
-            evidence,
-            directory,
-            policy=decode_policy(policy_text),
-            policy_text=policy_text,
-            progress=_show_progress if sys.stderr.isatty() else None,
-        )
-
-
-def _show(published: Publication, format_: str) -> None:
+    with drained(home) as audit:
+        published = publish_home(audit.home, directory)
     root = encode_base64(published.root_hash)
-    if format_ == "json":
+    if format == "json":
         shape = {
             "origin": published.origin,
             "tree_size": published.tree_size,
@@ -92,13 +43,19 @@ def _show(published: Publication, format_: str) -> None:
         )
 
 
-def _show_progress(done: int, size: int) -> None:
-    if done == size:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    elif not done % 16_384:
-        print(f"\r{done:,} of {size:,} entries", end="", file=sys.stderr, flush=True)
+def publish_home(home: Home, directory: Path) -> Publication:
+    """
+    Publish what is committed, without draining first.
 
-
-def _fail(error: Exception, code: int) -> None:
-    print(error, file=sys.stderr)
-    raise SystemExit(code)
+    Raises:
+        VerificationError, JournalUnavailable, OSError: As `journal.publisher.publish` raises them.
+    """
+    policy_text = home.policy_path.read_bytes()
+    with JournalEvidence.open(home.journal_path) as evidence, progress("publishing", evidence.head().tree_size) as show:
+        return publish_log(
+            evidence,
+            directory,
+            policy=decode_policy(policy_text),
+            policy_text=policy_text,
+            progress=lambda done, _: show(done),
+        )

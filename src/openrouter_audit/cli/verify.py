@@ -41,7 +41,7 @@ def verify(
     format: Literal["table", "json"] = "table",  # noqa: A002 - the option's name (C3)
     reports: bool = True,
     now: bool = False,
-) -> None:
+) -> int:
     """
     Prove that nothing was changed, removed or added, or say what was.
 
@@ -68,7 +68,7 @@ def verify(
         print(json.dumps(report.as_json(), ensure_ascii=False))
     else:
         _print_table(report)
-    raise SystemExit(report.exit_code)
+    return report.exit_code
 
 
 def verify_home(

@@ -31,10 +31,10 @@ from openrouter_audit.core.entries import (
     Private,
     Writer,
 )
-from openrouter_audit.core.vocabulary import admit
+from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import CanonicalError
 from openrouter_audit.journal.drain import Source
-from openrouter_audit.journal.segments import HEADER_BYTES, Damage, Frame
+from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, MARKER_BYTES, Damage, Frame
 from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.journal.vault import PrivateCall, Vault
 from openrouter_audit.journal.writer_state import WriterCounts
@@ -43,6 +43,8 @@ FULL_ENTRIES: Final = 4096
 FULL_BYTES: Final = 4 * 1024 * 1024
 """A transaction is about this large at most: memory stays flat however much waits in the spool."""
 
+_PLAUSIBLE_STEP: Final = 1024
+"""More threads than this do not write to one segment at a time: numbers in its file run ahead by no more."""
 _STRICT = msgspec.msgpack.Decoder(tuple[Entry, Private | None, tuple[str, int] | None])
 _LOOSE = msgspec.msgpack.Decoder(tuple[dict[str, Any], Any, Any])
 _replace = msgspec.structs.replace
@@ -89,18 +91,18 @@ class Batch:
         """
         Take frames in until there are no more or the batch is full; True where there are no more.
 
-        Damage without a number is only passed over here: it may be a torn frame that was written again elsewhere, which
-        is known when the segment is finished (`finish`).
+        What has no number to be believed is only passed over here: it may be a torn frame that was written again
+        elsewhere, which is known when the segment is finished (`finish`).
         """
         position = self.position(source)
         segment, entries, last_seq, offset = source.segment, position.entries, position.last_seq, position.offset
         exhausted = True
         for item in items:
             offset = item.end
-            if item.seq is None:
+            seq, plain = _number_and_content(source, item, last_seq)
+            if seq is None:
                 continue
-            seq = item.seq
-            text = self._entry_of(source, item, seq, now_us)
+            text = self._entry_of(source, item, seq, plain, now_us)
             self.texts.append(text)
             self.text_bytes += len(text)
             entries += 1
@@ -164,11 +166,10 @@ class Batch:
 
     # One frame --------------------------------------------------------------------------------------------------
 
-    def _entry_of(self, source: Source, item: Frame | Damage, seq: int, now_us: int) -> bytes:
+    def _entry_of(self, source: Source, item: Frame | Damage, seq: int, plain: bytes | None, now_us: int) -> bytes:
         if isinstance(item, Damage):
             raw = os.pread(source.descriptor, item.end - item.offset, item.offset)
             return self._unreadable(source, seq, raw, "checksum", now_us)
-        plain = source.cipher.open(seq, item.sealed) if source.cipher is not None else None
         if plain is None:
             return self._unreadable(source, seq, bytes(item.sealed), "seal", now_us)
         facts, private, replaces = _decode(plain)
@@ -230,6 +231,21 @@ class Batch:
         return encode(facts)
 
 
+def _number_and_content(source: Source, item: Frame | Damage, last_seq: int) -> tuple[int | None, bytes | None]:
+    """
+    The number of a frame, if it can be believed, and what is in it, if it can be opened.
+
+    A seal that opens vouches for the number. Without it the number itself may be what was changed, and it is believed only
+    where it continues the count: a wild one would take the place of another frame, or be no number an entry can have.
+    """
+    if isinstance(item, Damage):
+        return (item.seq if item.seq == last_seq + 1 else None), None
+    plain = source.cipher.open(item.seq, item.sealed) if source.cipher is not None else None
+    if plain is None and not last_seq < item.seq <= last_seq + _PLAUSIBLE_STEP:
+        return None, None
+    return item.seq, plain
+
+
 def _decode(plain: bytes) -> tuple[Facts | None, Private | None, tuple[str, int] | None]:
     """A frame's content: strictly, which is fast; else value by value; facts are None where that gives no entry."""
     try:
@@ -240,13 +256,11 @@ def _decode(plain: bytes) -> tuple[Facts | None, Private | None, tuple[str, int]
         raw, raw_private, raw_replaces = _LOOSE.decode(plain)
     except msgspec.DecodeError:
         return None, None, None
-    private: Private | None = None
-    replaces: tuple[str, int] | None = None
+    private = admit_private(raw_private) if isinstance(raw_private, dict) else None
     try:
-        private = msgspec.convert(raw_private, type=Private | None)
         replaces = msgspec.convert(raw_replaces, type=tuple[str, int] | None)
     except msgspec.ValidationError:
-        pass
+        replaces = None
     return admit(raw), private, replaces
 
 
@@ -281,15 +295,16 @@ def _losses(
     """
     acknowledged = counts.acknowledged if counts is not None else 0
     if position.entries != position.last_seq + 1:
-        seen, gaps, skipped = set[int](), 0, 0
+        seen, skipped, last_seq = set[int](), 0, -1
         for item in source.read(HEADER_BYTES, size):
-            if item.seq is not None:
-                seen.add(item.seq)
-            else:
-                gaps += 1
+            seq, _ = _number_and_content(source, item, last_seq)
+            if seq is not None:
+                seen.add(seq)
+                last_seq = max(last_seq, seq)
+            elif not _was_written_again(source, item, rewritten):
                 skipped += item.end - item.offset
         missing = set(range(position.last_seq + 1)) - seen - rewritten
-        if gaps > len(rewritten) and missing:
+        if skipped and missing:
             yield LogLoss(
                 v=1,
                 id=os.urandom(16).hex(),
@@ -318,3 +333,19 @@ def _losses(
             from_us=counts.lost_from_us,
             until_us=counts.lost_until_us,
         )
+
+
+def _was_written_again(source: Source, item: Frame | Damage, rewritten: frozenset[int]) -> bool:
+    """
+    Whether these bytes are the beginning of a frame that another frame replaces.
+
+    It may be as short as a byte; as much of marker and number as is there must be those of a frame that was named.
+    """
+    length = item.end - item.offset
+    head = os.pread(source.descriptor, min(length, FRAME_HEAD_BYTES), item.offset)
+    sealed_bytes, number = head[MARKER_BYTES : MARKER_BYTES + 4], head[MARKER_BYTES + 4 : MARKER_BYTES + 12]
+    return (
+        source.header.marker.startswith(head[:MARKER_BYTES])
+        and (len(sealed_bytes) < 4 or length < FRAME_HEAD_BYTES + int.from_bytes(sealed_bytes))
+        and any(seq.to_bytes(8).startswith(number) for seq in rewritten)
+    )

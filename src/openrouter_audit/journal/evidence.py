@@ -17,9 +17,11 @@ from urllib.parse import quote
 import apsw
 
 from openrouter_audit.errors import JournalUnavailable
-from openrouter_audit.journal.sqlite import SCHEMA_VERSION, Head, Position
+from openrouter_audit.journal.sqlite import _SCHEMA, SCHEMA_VERSION, Head, Position
 from openrouter_audit.verification.source import ShownHead
 
+_TABLES: Final = tuple(statement for statement in _SCHEMA if statement.startswith("CREATE TABLE"))
+"""Held against the file's own: in a table of another making a number may be anything, and a view may have no end."""
 _BATCH_ROWS: Final = 1024
 _FIRST_INDEX: Final = -(2**63)
 """SQLite's smallest row number: a row below 0 is one that somebody added."""
@@ -50,10 +52,14 @@ class JournalEvidence:
         with _reading(path.name):
             connection = _open_snapshot(path)
             version = connection.execute("PRAGMA user_version").get
-        if version != SCHEMA_VERSION:
-            connection.close()
-            raise JournalUnavailable(f"{path.name} has format {version}, this program reads format {SCHEMA_VERSION}")
-        return cls(connection)
+            tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'")}
+        missing = [statement.split()[2] for statement in _TABLES if statement not in tables]
+        if version == SCHEMA_VERSION and not missing:
+            return cls(connection)
+        connection.close()
+        if missing and version == SCHEMA_VERSION:
+            raise JournalUnavailable(f"{path.name}: {', '.join(missing)} is not a table of this program's making")
+        raise JournalUnavailable(f"{path.name} has format {version}, this program reads format {SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._connection.close()

@@ -70,7 +70,11 @@ class SegmentHeader:
 
 def frame_head(marker: bytes, seq: int, sealed: bytes) -> bytes:
     """What stands before the sealed bytes of a frame."""
-    return _FRAME.pack(marker, len(sealed), seq, crc32(sealed, seq & 0xFFFFFFFF))
+    return _FRAME.pack(marker, len(sealed), seq, _crc(seq, sealed))
+
+
+def _crc(seq: int, sealed: bytes | memoryview) -> int:
+    return crc32(sealed, crc32(_SEQ.pack(seq)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def scan(data: memoryview, marker: bytes, base: int) -> Iterator[Frame | Damage]
         plausible = found == marker and length <= MAX_FRAME_BYTES
         if plausible and stop <= end:
             sealed = data[at + FRAME_HEAD_BYTES : stop]
-            if crc32(sealed, seq & 0xFFFFFFFF) == crc:
+            if _crc(seq, sealed) == crc:
                 yield Frame(seq, base + at, base + stop, sealed)
                 at = stop
                 continue

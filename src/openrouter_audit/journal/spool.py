@@ -3,8 +3,9 @@ The hot path: one frame, one `writev`, no lock (DESIGN section 2.2).
 
 An application thread, a garbage collector's finaliser inside an append and a signal handler may all be here at once.
 A lock would deadlock the second, so there is none: sequence numbers come from one atomic counter, `O_APPEND` orders the
-writes, and the current segment is one attribute that is replaced whole. When two threads replace it at once both new
-segments are used and the loser's is simply the older one.
+writes, and the current segment is the newest in a heap, whose push is one step of the interpreter. When two threads
+make a segment at once both are used, and whichever has the higher ordinal is the current one, so that an outcome never
+stands in an older segment than its intent (C27).
 
 A record is acknowledged when its `writev` returned with the full length: then it has left the process and survives
 `kill -9`. A short write is not an acknowledgement; the frame is written again, whole, in a new segment, and names the
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import heapq
 import itertools
 import os
 import platform
@@ -36,10 +38,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
-from openrouter_audit.core.entries import Facts, LogClosed, LogConfig, LogOpened, Mode, Private
+from openrouter_audit.core.entries import Facts, LogClosed, LogConfig, LogOpened, Mode, Private, kind_of
+from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import AuditUnavailable, SpoolError
-from openrouter_audit.journal.sealing import new_segment_cipher
+from openrouter_audit.journal.sealing import OVERHEAD_BYTES, new_segment_cipher
 from openrouter_audit.journal.segments import (
     FRAME_HEAD_BYTES,
     MARKER_BYTES,
@@ -59,6 +63,10 @@ _PARTIAL_SUFFIX: Final = ".new"
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _MAX_MSGPACK_INTEGER = 2**63 - 1
+_DEEPEST: Final = 8
+_LONGEST_PLAIN: Final = MAX_FRAME_BYTES - FRAME_HEAD_BYTES - OVERHEAD_BYTES - 64  # room to name the frame it replaces
+_LONGEST_TEXT: Final = 16 * 1024
+"""Of free text in a record that fits into no frame."""
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
@@ -70,6 +78,7 @@ class Segment:
         "_cipher",
         "_descriptor",
         "_sequence",
+        "_sync_failed",
         "_sync_lock",
         "_synced",
         "_tickets",
@@ -83,6 +92,7 @@ class Segment:
     )
 
     def __init__(self, directory: Path, state_directory: Path, public_key: bytes, process: bytes, ordinal: int) -> None:
+        self._descriptor = -1
         identity = os.urandom(16)
         sealed_key, self._cipher = new_segment_cipher(public_key, identity)
         self.header = SegmentHeader(
@@ -101,10 +111,15 @@ class Segment:
         self._sync_lock = threading.Lock()
         self._tickets = itertools.count()
         self._synced = -1
-        self._descriptor = -1
-        self.state = WriterState(state_directory / self.name)
-        self._descriptor = _create_locked(directory, self.name, self.header.encode())
+        self._sync_failed = False
         self.written = 0
+        state_path = state_directory / self.name
+        try:
+            self.state = WriterState(state_path)
+            self._descriptor = _create_locked(directory, self.name, self.header.encode())
+        except BaseException:
+            state_path.unlink(missing_ok=True)
+            raise
 
     def append(self, plain: bytes) -> int:
         """
@@ -146,11 +161,13 @@ class Segment:
         with self._sync_lock:
             if self._synced > mine:
                 return
+            if self._sync_failed:
+                raise SpoolError(f"segment {self.name}: an earlier sync failed", reason="sync")
             ticket = next(self._tickets)
             try:
                 _fdatasync(self._descriptor)
             except OSError as error:
-                self.failed = True
+                self.failed = self._sync_failed = True
                 raise SpoolError(f"segment {self.name}: {error.strerror}", reason="sync", errno=error.errno) from error
             self._synced = ticket
 
@@ -210,7 +227,7 @@ class Spool:
         self._pid = os.getpid()
         self._process = os.urandom(16)
         self._ordinals = itertools.count()
-        self._current: Segment | None = None
+        self._newest: list[tuple[int, Segment]] = []  # a heap by minus the ordinal
         self._backlog: deque[tuple[bytes, Segment]] = deque()  # with the intent's segment, to keep it locked
         self._backlog_bytes = 0
 
@@ -239,12 +256,15 @@ class Spool:
         if self._backlog:
             self.retry_backlog()
         try:
-            return self._append(plain)
-        except (SpoolError, OSError) as error:
+            return self._append(plain, follows)
+        except Exception as error:
+            reason = error.reason if isinstance(error, SpoolError) else "write"
             if follows is None:
-                reason = error.reason if isinstance(error, SpoolError) else "write"
                 raise AuditUnavailable(f"the spool took no record: {error}", reason=reason) from error
-            self._wait_in_memory(plain, follows)
+            if reason == "frame_too_large":  # waiting would not make it smaller
+                follows.state.lose(1, time.time_ns() // 1000)
+            else:
+                self._wait_in_memory(plain, follows)
             return None
 
     def sync(self, token: object) -> None:
@@ -268,8 +288,8 @@ class Spool:
             except IndexError:  # another thread took the last one
                 break
             try:
-                self._append(waiting[0])
-            except (SpoolError, OSError):
+                self._append(*waiting)
+            except Exception:
                 self._backlog.appendleft(waiting)
                 break
             self._backlog_bytes -= len(waiting[0])
@@ -283,7 +303,7 @@ class Spool:
     @property
     def has_written(self) -> bool:
         """Whether this process has written anything."""
-        return self._current is not None
+        return bool(self._newest)
 
     @property
     def process(self) -> str:
@@ -301,19 +321,22 @@ class Spool:
         if self._closed or os.getpid() != self._pid:
             return
         self.retry_backlog()
-        if self._current is not None:
-            with contextlib.suppress(SpoolError, OSError):
+        if self._newest:
+            with contextlib.suppress(Exception):
                 ended = LogClosed(v=1, id=os.urandom(16).hex(), at_us=time.time_ns() // 1000, process=self.process)
                 self._append(_ENCODE((ended, None, None)))
         self._closed = closing
-        self._current = None
+        self._newest = []
 
     # Segments ---------------------------------------------------------------------------------------------------
 
-    def _append(self, plain: bytes) -> Segment:
-        segment = self._current
-        if segment is None or segment.failed or self._due(segment):
-            segment = self._open_segment()
+    def _append(self, plain: bytes, follows: Segment | None = None) -> Segment:
+        newest = self._newest
+        segment = newest[0][1] if newest else None
+        if self._closed and follows is not None:
+            segment = follows  # the recorder was closed while this call was under way
+        if segment is None or segment.failed or (self._due(segment) and not self._closed):
+            segment = self._open_segment(under_way=follows is not None)
         try:
             segment.append(plain)
             return segment
@@ -323,20 +346,21 @@ class Spool:
             torn = (segment.name, error.seq)
         # A crash here leaves a torn frame that was never acknowledged: readers skip it.
         replacing = msgspec.msgpack.decode(plain, type=list[msgspec.Raw])
-        replacement = self._open_segment()
+        replacement = self._open_segment(under_way=follows is not None)
         replacement.append(_ENCODE((replacing[0], replacing[1], torn)))
         return replacement
 
     def _due(self, segment: Segment) -> bool:
         return segment.written >= self._rotate_bytes or time.monotonic() - segment.opened_s > ROTATE_SECONDS
 
-    def _open_segment(self) -> Segment:
-        if self._closed:
+    def _open_segment(self, *, under_way: bool = False) -> Segment:
+        if self._closed and not under_way:
             raise SpoolError("this recorder was closed", reason="closed")
         used = sum(_size_of(entry) for entry in os.scandir(self._directory))
         if used >= self._max_bytes:
             raise SpoolError(f"{used} bytes wait to be sequenced, the bound is {self._max_bytes}", reason="full")
         segment = Segment(self._directory, self._state_directory, self._public_key, self._process, next(self._ordinals))
+        self._segments.add(segment)
         opened = LogOpened(
             v=1,
             id=os.urandom(16).hex(),
@@ -348,15 +372,23 @@ class Spool:
             mode=self.mode,
             policy=self.policy,
         )
-        segment.append(_ENCODE((opened, Private(host=socket.gethostname(), pid=segment.pid), None)))
+        try:
+            segment.append(_ENCODE((opened, Private(host=socket.gethostname(), pid=segment.pid), None)))
+        except SpoolError:
+            # Nothing in it was acknowledged: a disk that stays full shall not fill with such beginnings.
+            (self._directory / (segment.name + SUFFIX)).unlink(missing_ok=True)
+            (self._state_directory / segment.name).unlink(missing_ok=True)
+            raise
         if self._settings is not None and segment.header.ordinal == 0:
             settings = msgspec.structs.replace(self._settings, id=os.urandom(16).hex(), at_us=opened.at_us)
             segment.append(_ENCODE((settings, None, None)))
         if self.mode == "strict":
             segment.sync()
             _sync_directory(self._directory)
-        self._segments.add(segment)
-        self._current = segment
+        if not self._closed:
+            newest = self._newest
+            heapq.heappush(newest, (-segment.header.ordinal, segment))
+            del newest[1:]
         if segment.header.ordinal == 0 and self._on_process_start is not None:
             self._on_process_start()
         return segment
@@ -371,22 +403,51 @@ class Spool:
 
 def _encode(facts: Facts, private: Private | None) -> bytes:
     try:
-        return _ENCODE((facts, private, None))
-    except (UnicodeEncodeError, OverflowError):
-        return _ENCODE(_encodable((msgspec.to_builtins(facts), msgspec.to_builtins(private), None)))
+        plain = _ENCODE((facts, private, None))
+    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
+        plain = _ENCODE((_plain_values(facts), None if private is None else _plain_values(private), None))
+    return plain if len(plain) <= _LONGEST_PLAIN else _trimmed(facts, private)
 
 
-def _encodable(value: Any) -> Any:
-    """With lone surrogates replaced and numbers nobody can store left out: a strange value may not cost the record."""
+def _trimmed(facts: Facts, private: Private | None) -> bytes:
+    """What fits into a frame of a record that does not: its vocabulary applied here, long free text left out."""
+    raw = _plain_values(facts)
+    if private is not None:
+        parts = {name: value for name, value in _plain_values(private).items() if len(_ENCODE(value)) <= _LONGEST_TEXT}
+        if len(parts) < len(private.__struct_fields__):
+            raw["anomalies"] = [*raw.get("anomalies", ()), "private"]
+        private = admit_private(parts)
+    admitted = admit(raw)
+    return _ENCODE((raw if admitted is None else admitted, private, None))
+
+
+def _plain_values(record: Struct) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in record.__struct_fields__}
+    plain: dict[str, Any] = _encodable(values)
+    if isinstance(record, Facts):
+        plain["kind"] = kind_of(record)
+    return plain
+
+
+def _encodable(value: Any, depth: int = 0) -> Any:
+    """
+    With lone surrogates replaced, and left out what nobody can store: a strange value may not cost the record.
+
+    That is numbers beyond 64 bits, objects of a kind msgpack has no form for, and what is nested deeper than any entry.
+    """
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, Struct):
+        return {name: _encodable(getattr(value, name), depth + 1) for name in value.__struct_fields__}
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and abs(value) > _MAX_MSGPACK_INTEGER:
         return None
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(member) for key, member in value.items()}
+        return {_encodable(key): _encodable(member, depth + 1) for key, member in value.items() if isinstance(key, str)}
     if isinstance(value, (list, tuple)):
-        return [_encodable(member) for member in value]
-    return value
+        return [_encodable(member, depth + 1) for member in value]
+    return value if value is None or isinstance(value, (bytes, bool, int, float)) else None
 
 
 _SPOOLS: weakref.WeakSet[Spool] = weakref.WeakSet()

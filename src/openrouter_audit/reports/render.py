@@ -45,15 +45,16 @@ def csv_cell(value: object) -> str:
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The header and a record for each row, each with its line end."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    yield buffer.getvalue()
+    yield _csv_line(columns)
     for row in rows:
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow([csv_cell(row[name]) for name in columns])
-        yield buffer.getvalue()
+        yield _csv_line([csv_cell(row[name]) for name in columns])
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    # The module quotes what its own line end contains: with "\r\n" a lone return inside a cell is quoted as well.
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def print_table(

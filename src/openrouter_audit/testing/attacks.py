@@ -32,6 +32,7 @@ def copy_home(home: Path, target: Path) -> Path:
     shutil.copytree(home, target, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     for name in _DATABASES:
         if (home / name).exists():
+            (target / name).touch(mode=0o600)
             with (
                 closing(apsw.Connection(str(home / name), flags=apsw.SQLITE_OPEN_READONLY)) as source,
                 closing(apsw.Connection(str(target / name))) as copy,

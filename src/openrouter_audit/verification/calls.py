@@ -30,18 +30,22 @@ class _Writer(Struct, gc=False):
     seq: int
 
 
-class Glance(Struct, gc=False):
-    """What of an entry this module looks at. Other fields are passed over, so newer entries are read as well."""
+class Glance(Struct, gc=False, kw_only=True):
+    """
+    What of an entry this module looks at. Other fields are passed over, so newer entries are read as well.
 
-    kind: str
-    id: str
-    writer: _Writer | None = None
+    Fields stand in the order in which canonical bytes have them, which is where the decoder looks first.
+    """
+
     at_us: int = 0
-    status: str | None = None
-    state: str | None = None
-    generation_id: str | None = None
-    reason: str | None = None
     count: int | None = None
+    generation_id: str | None = None
+    id: str
+    kind: str
+    reason: str | None = None
+    state: str | None = None
+    status: str | None = None
+    writer: _Writer | None = None
 
 
 glance = msgspec.json.Decoder(Glance).decode

@@ -24,7 +24,7 @@ from hashlib import sha256
 from typing import Final
 
 from openrouter_audit.core.merkle import HASH_BYTES, TILE_BYTES, TILE_WIDTH, Frontier, Tile, node_hash, perfect_root
-from openrouter_audit.verification.findings import Finding, finding
+from openrouter_audit.verification.findings import MAX_FINDINGS_PER_CLASS, Finding, finding
 
 ReadTile = Callable[[int, int], bytes | None]
 """Called with (tile level, index): the stored full tile, None where there is none."""
@@ -72,6 +72,7 @@ class TreeCheck:
         self._actual: list[tuple[int, bytes]] = []  # index and hash of those rows
         self._tail: dict[int, bytes] = {}  # rows after the last full tile, those beyond the tree too
         self._missing: list[int] = []
+        self._cut = tree_size  # first index of those after which there is no row at all
         self._full_part: Frontier | None = None
         self.roots: dict[int, bytes] = {}
         """Root over the first entries, for each of the wanted sizes."""
@@ -110,6 +111,12 @@ class TreeCheck:
             self._entries.extend(leaves)
             return
         self._add_slowly(base, rows, leaves, self._entries.extend(leaves))
+
+    def add_absent(self) -> None:
+        """There is no row from here on, however many the checkpoint claims."""
+        first = self._entries.size
+        self._cut = first
+        self._missing += range(first, min(self._tree_size, first + 2 * MAX_FINDINGS_PER_CLASS))
 
     def add_beyond(self, index: int, leaf: bytes) -> None:
         """Take in a row after the last index of the tree: it may be an old one, moved by an insertion."""
@@ -161,7 +168,9 @@ class TreeCheck:
 
     def finish(self) -> TreeResult:
         """Compare the roots and name what differs. Called once, after the last row."""
-        whole = not any(index >= self._tail_start or not self._has_hash(index) for index in self._missing)
+        whole = self._entries.size == self._tree_size and not any(
+            index >= self._tail_start or not self._has_hash(index) for index in self._missing
+        )
         root = self._entries.root()
         if whole and root == self._root_hash:
             found = [_changed_tile(level, n) for level, n in self._unlike_entries]
@@ -173,11 +182,11 @@ class TreeCheck:
             self._actual,
             self._tail,
             last_full=self._tail_start - 1,
-            short=self._tree_size - 1 in self._missing,
+            short=self._cut < self._tree_size or self._tree_size - 1 in self._missing,
         )
         found += alignment.findings
         shift = alignment.shift
-        tail_missing = [index for index in self._missing if index >= self._tail_start]
+        tail_missing = [index for index in self._missing if index >= min(self._tail_start, self._cut)]
         if alignment.shift < 0:  # the last rows are absent because earlier ones were taken out
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]

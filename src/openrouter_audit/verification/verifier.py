@@ -181,6 +181,9 @@ class Verifier:
             while len(rows) - at < TILE_WIDTH and (more := next(batches, None)) is not None:
                 rows, at = rows[at:] + more, 0
             block = rows[at : at + TILE_WIDTH]
+            if not block:
+                tree.add_absent()
+                break
             if len(block) == TILE_WIDTH and block[0][0] == base and block[-1][0] == base + TILE_WIDTH - 1 < size:
                 tree.add_block([hash_(b"\x00" + text).digest() for _, text in block])
                 self._calls.add(block)

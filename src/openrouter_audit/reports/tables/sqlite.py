@@ -53,7 +53,7 @@ _PUT = (
 _ALL = ", ".join(COLUMNS)
 _UNSETTLED = (
     "cost_state IN ('provisional', 'unresolved') AND status <> 'open' AND generation_id IS NOT NULL"
-    " AND duplicate_of IS NULL"
+    " AND duplicate_of IS NULL AND intent_index IS NOT NULL"
 )
 _QUERY_PIECE = 500
 _PAGE_ROWS = 1_000
@@ -298,7 +298,7 @@ class SqliteReports:
         return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
     def unsettled(self) -> Iterator[dict[str, Any]]:
-        """Ended calls with a generation whose bill is not known: unpriced ones first, then by age."""
+        """Recorded calls with a generation whose bill is not known: unpriced ones first, then by age."""
         for row in list(
             self._connection.execute(
                 f"SELECT {_ALL} FROM calls WHERE {_UNSETTLED} ORDER BY total_cost IS NOT NULL, rowid"  # noqa: S608
