@@ -47,14 +47,15 @@ def tail(
             columns = COLUMNS if format != "table" else (*_SHOWN, *_SHOWN_ALSO)
             print_rows(columns, rows, style=format)
             return 0
-        lines = _lines(rows, format, header=True)
+        sys.stdout.writelines(_lines(rows, format, header=True))
+        sys.stdout.flush()
         try:
-            while True:
-                sys.stdout.writelines(lines)
+            for ended in _ended(source):
+                sys.stdout.writelines(_lines(join_people(ended, source.vault), format, header=False))
                 sys.stdout.flush()
-                lines = _lines(join_people(_ended(source), source.vault), format, header=False)
         except KeyboardInterrupt:
-            return 0  # the way to end it
+            pass  # the way to end it
+        return 0
 
 
 def _lines(rows: Any, style: Format, *, header: bool) -> Iterator[str]:
@@ -70,8 +71,8 @@ def _lines(rows: Any, style: Format, *, header: bool) -> Iterator[str]:
             yield "  ".join(printable(row[name]) for name in (*_SHOWN, *_SHOWN_ALSO)) + "\n"
 
 
-def _ended(source: Reading) -> Iterator[dict[str, Any]]:
-    """For ever: the rows of calls whose outcome comes in, in the order of the log."""
+def _ended(source: Reading) -> Iterator[list[dict[str, Any]]]:
+    """For ever: the rows of calls whose outcome has come in since the last look."""
     at = source.tree_size
     with SqliteJournal.open(source.audit.home.journal_path, read_only=True) as journal:
         while True:
@@ -85,4 +86,4 @@ def _ended(source: Reading) -> Iterator[dict[str, Any]]:
             ]
             at = max(at, stop)
             for start in range(0, len(ended), _PIECE):
-                yield from source.reports.rows_of(ended[start : start + _PIECE])
+                yield source.reports.rows_of(ended[start : start + _PIECE])

@@ -88,8 +88,8 @@ class Source:
 class SpoolReader:
     """The segments of a spool folder, kept open between looks. Owned by the sequencer's thread."""
 
-    def __init__(self, directory: Path, private_key: bytes) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, state_directory: Path, private_key: bytes) -> None:
+        self._directory, self._state_directory = directory, state_directory
         self._private_key = private_key
         self._sources: dict[str, Source] = {}
 
@@ -114,10 +114,15 @@ class SpoolReader:
         return looked
 
     def forget(self, source: Source) -> None:
-        """Close a segment that is final, and remove its file: all of it is in the journal."""
+        """Close a segment that is final, and remove its files: all of it is in the journal."""
         self._sources.pop(source.path.name, None)
+        self._remove(source.path)
         source.close()
-        source.path.unlink(missing_ok=True)
+
+    def _remove(self, path: Path) -> None:
+        """The state file first: after a crash in between, the other one is found again and brings us back here."""
+        (self._state_directory / path.stem).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
     def close(self) -> None:
         for source in self._sources.values():
@@ -135,7 +140,7 @@ class SpoolReader:
                 continue
             known = positions.get(name.removesuffix(SUFFIX))
             if known is not None and known.final:
-                (self._directory / name).unlink(missing_ok=True)  # a crash came between commit and removal
+                self._remove(self._directory / name)  # a crash came between commit and removal
                 continue
             source = self._open(name)
             if source is not None:
@@ -162,7 +167,7 @@ class SpoolReader:
         path = self._directory / name
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_PARTIAL_S:
-                path.unlink()
+                self._remove(path)
 
 
 def count_waiting(directory: Path, positions: Mapping[str, Position]) -> int:

@@ -48,7 +48,7 @@ class Sequencer:
         self._keys: LogKeys = load_keys(home.keys_dir)
         self._journal = SqliteJournal.open(home.journal_path)
         self._vault = Vault.open(home.vault_path)
-        self._reader = SpoolReader(home.spool_dir, self._keys.sealing)
+        self._reader = SpoolReader(home.spool_dir, home.state_dir, self._keys.sealing)
         self._head: Head
         self._frontier: Frontier
         self._positions: dict[str, Position]
@@ -132,7 +132,6 @@ class Sequencer:
             for source, _ in group:
                 if self._is_final(source):
                     self._reader.forget(source)
-                    (self._home.state_dir / source.segment).unlink(missing_ok=True)
 
     def _drain_segment(self, batch: Batch, source: Source, size: int) -> Batch:
         while not batch.add(source, source.read(batch.position(source).offset, size), now_us=self._clock_us()):

@@ -113,11 +113,14 @@ class Segment:
         self._synced = -1
         self._sync_failed = False
         self.written = 0
-        state_path = state_directory / self.name
+        partial, state_path = directory / (self.name + _PARTIAL_SUFFIX), state_directory / self.name
         try:
+            # A crash before the rename leaves one or both files, which say nothing; the sequencer removes old ones.
+            self._descriptor = _create_locked(partial, self.header.encode())
             self.state = WriterState(state_path)
-            self._descriptor = _create_locked(directory, self.name, self.header.encode())
+            partial.rename(directory / (self.name + SUFFIX))
         except BaseException:
+            partial.unlink(missing_ok=True)
             state_path.unlink(missing_ok=True)
             raise
 
@@ -461,22 +464,15 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _create_locked(directory: Path, name: str, header: bytes) -> int:
-    """
-    Make a segment file that is never visible under its name without its lock and its header.
-
-    A crash before the rename leaves a `.new` file that holds nothing; the sequencer removes old ones.
-    """
-    partial = directory / (name + _PARTIAL_SUFFIX)
+def _create_locked(partial: Path, header: bytes) -> int:
+    """Make a file with its lock and its header, to be renamed then: it is never visible as a segment without them."""
     descriptor = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.write(descriptor, header) != len(header):
-            raise SpoolError(f"segment {name}: its header was cut short", reason="short_write")
-        partial.rename(directory / (name + SUFFIX))
+            raise SpoolError("the header of a segment was cut short", reason="short_write")
     except BaseException:
         os.close(descriptor)
-        partial.unlink(missing_ok=True)
         raise
     return descriptor
 

@@ -150,7 +150,8 @@ class Vault:
             self._subjects[user, month] = known
         if proposed not in {None, known} and proposed not in self._aliases:
             with self._writing() as connection:
-                connection.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (proposed, known))
+                if not self._is_taken(str(proposed)):  # else it means another person, and goes on meaning that one
+                    connection.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (proposed, known))
             self._aliases.add(str(proposed))
         return str(known)
 
