@@ -200,9 +200,31 @@ def test_a_fault_of_ours_breaks_no_call(server, caplog):
     ):
         for _ in range(3):
             assert {"id": "gen-1"} == post(client, server.url).json()
-    assert {"begin": 3} == faults.counts
-    assert 1 == len(caplog.records)
+    assert {"begin": 3, "loss": 3} == faults.counts
+    assert 2 == len(caplog.records)
     assert "fault of ours" not in caplog.text
+
+
+def test_a_call_that_a_fault_of_ours_leaves_unrecorded_is_recorded_as_a_loss(server, monkeypatch):
+    """
+    What cannot be read of a request must not cost the caller the answer, nor the log its honesty.
+    """
+    monkeypatch.setattr("openrouter_audit.capture.exchange.read_request", lambda body: 1 / 0)
+    server.answer(200, [(b"content-type", b"application/json")], [b'{"id":"gen-1"}'])
+    recorder = FakeRecorder()
+    with installed(recorder), httpx2.Client() as client:
+        assert {"id": "gen-1"} == post(client, server.url).json()
+    assert [("capture_fault", 1)] == [(facts.reason, facts.count) for facts, _, _ in recorder.frames]
+
+
+def test_in_strict_mode_a_fault_of_ours_refuses_the_call(server, monkeypatch):
+    """
+    Nothing is sent without a durable intent, whatever keeps it from being written.
+    """
+    monkeypatch.setattr("openrouter_audit.capture.exchange.read_request", lambda body: 1 / 0)
+    with installed(FakeRecorder(mode="strict")), httpx2.Client() as client, pytest.raises(AuditUnavailable):
+        post(client, server.url)
+    assert [] == server.received
 
 
 def test_a_fault_while_reading_breaks_no_stream(server, monkeypatch):

@@ -129,12 +129,13 @@ def test_tail_follows_calls_as_they_end(home):
         "--home",
         str(home),
         "tail",
-        "-n0",
+        "-n1",
         "--follow",
         "--format=json",
     ]
     follower = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert A == json.loads(follower.stdout.readline())["call_id"]
         record(home, *one_call(ref("c")), sequencer=True)
         record(home, *one_call(B))
         rows = [json.loads(follower.stdout.readline()) for _ in range(2)]

@@ -377,8 +377,8 @@ def test_one_sync_serves_all_who_wait(home, monkeypatch):
     for thread in threads[1:]:
         thread.start()
     deadline = time.monotonic() + 10
-    while "count(22)" != repr(tokens[0]._tickets) and time.monotonic() < deadline:
-        time.sleep(0.001)  # until all of them wait: two tickets for the first, one for each other
+    while "count(24)" != repr(tokens[0]._tickets) and time.monotonic() < deadline:
+        time.sleep(0.001)  # until all of them wait: two tickets at the start, two for the first, one for each other
     gate.set()
     for thread in threads:
         thread.join()

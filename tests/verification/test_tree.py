@@ -45,7 +45,7 @@ def moved(rows, first, by):
     return {index + by if index >= first else index: row for index, row in sorted(rows.items())}
 
 
-sizes = st.integers(1, 1_400)
+sizes = st.integers(1, 1_400) | st.sampled_from([1, 2, 255, 256, 257, 511, 512, 513, 768])
 
 
 @given(sizes)
@@ -104,6 +104,14 @@ def test_one_removed_row_is_named_though_the_others_moved_up(size, data):
     assert [("entry_missing", place if place < full else size - 1)] == named(
         check(moved(rows, place, -1), size, root, tiles)
     )
+
+
+def test_a_swap_over_the_edge_of_the_last_full_tile_is_no_insertion():
+    """The row after the edge is the entry before it, as if one had been put in; but the log is not longer."""
+    root, tiles = tree_of(257)
+    rows = dict(enumerate(LEAVES[:257])) | {255: LEAVES[256], 256: LEAVES[255]}
+
+    assert [("entry_reordered", 255), ("entry_reordered", 256)] == named(check(rows, 257, root, tiles))
 
 
 @given(sizes.filter(lambda size: size > 1), st.data())

@@ -28,6 +28,11 @@ MESSAGES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"message_st", b'"stop_re
 ALL_MARKERS = tuple(
     dict.fromkeys((*CHAT_MARKERS, *RESPONSES_MARKERS, *MESSAGES_MARKERS, b"response.completed", b"image_generation."))
 )
+CHAT_ENDINGS = (b"[DONE]",)
+RESPONSES_ENDINGS = (b"[DONE]", b"response.completed", b"response.failed", b"response.incomplete", b'"error"')
+MESSAGES_ENDINGS = (b"[DONE]", b"message_stop", b'"error"')
+ALL_ENDINGS = tuple(dict.fromkeys((*RESPONSES_ENDINGS, *MESSAGES_ENDINGS)))
+"""A terminal event (C10) holds one of these: whole lines without any cannot be the end of their stream."""
 
 
 class Excerpt:
@@ -79,6 +84,11 @@ class EventScanner:
         self.opening = OPENING_EVENTS
         """How many more `data:` lines are handed out unasked; set to 0 once the generation is known."""
 
+    @property
+    def is_between_lines(self) -> bool:
+        """Every line so far is complete."""
+        return not self._carrying
+
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Payloads of the interesting lines that end in this piece, in order."""
         rest = b""
@@ -114,8 +124,11 @@ class EventScanner:
         return self._wanted(self._carry.take())
 
     def _wanted(self, block: bytes) -> list[bytes]:
+        block = _with_line_feeds(block)
+        if not self.opening:
+            return self._marked(block)
         found = []
-        for line in _with_line_feeds(block).split(b"\n"):
+        for line in block.split(b"\n"):
             if not line.startswith(b"data:"):
                 continue
             if self.opening:
@@ -124,6 +137,19 @@ class EventScanner:
                 continue
             found.append(line[5:].strip())
         return found
+
+    def _marked(self, block: bytes) -> list[bytes]:
+        """The lines with a marker: found from the markers, which are few, not from the lines, which are many."""
+        spans: dict[int, int] = {}
+        for marker in self._markers:
+            at = block.find(marker)
+            while at >= 0:
+                end = block.find(b"\n", at)
+                end = len(block) if end < 0 else end
+                spans[block.rfind(b"\n", 0, at) + 1] = end
+                at = block.find(marker, end)
+        lines = (block[start:end] for start, end in sorted(spans.items()))
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
 
 
 def _with_line_feeds(text: bytes) -> bytes:

@@ -21,7 +21,7 @@ from openrouter_audit.capture.grouping import place_of, remember_failure
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorder import FinishedCall, Recorder
 from openrouter_audit.core.commitments import CALL_KEY_BYTES
-from openrouter_audit.core.entries import CallIntent, CallOutcome, Private, RedirectHop
+from openrouter_audit.core.entries import CallIntent, CallOutcome, LogLoss, Private, RedirectHop
 from openrouter_audit.errors import AuditUnavailable
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ class RecordedCall:
         Write the intent of a request that is about to be sent.
 
         Returns:
-            None where a fault of ours keeps this call from being recorded.
+            None where a fault of ours keeps this call from being recorded: then the loss is, and the call goes on.
 
         Raises:
-            AuditUnavailable: Nothing was written, and nothing may be sent.
+            AuditUnavailable: The spool takes no record, or strict mode met a fault of ours: nothing may be sent.
         """
         try:
             return cls(recorder, sent, clock)
@@ -116,6 +116,9 @@ class RecordedCall:
             raise
         except Exception as error:
             faults.count("begin", error)
+            if recorder.mode == "strict":
+                raise AuditUnavailable("this call could not be recorded, by a fault of ours", reason="fault") from error
+            _record_loss(recorder, clock)
             return None
 
     @property
@@ -249,6 +252,21 @@ class RecordedCall:
             )
         except Exception as error:
             faults.count("finished", error)
+
+
+def _record_loss(recorder: Recorder, clock: Clock) -> None:
+    """
+    A call that goes unrecorded is itself a record (P6).
+
+    Raises:
+        AuditUnavailable: Not even that can be written, so nothing may be sent.
+    """
+    try:
+        recorder.write(LogLoss(v=1, id=os.urandom(16).hex(), at_us=clock.wall_us(), reason="capture_fault", count=1))
+    except AuditUnavailable:
+        raise
+    except Exception as error:
+        faults.count("loss", error)
 
 
 def _fill(receipt: Receipt, outcome: CallOutcome) -> None:

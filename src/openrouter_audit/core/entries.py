@@ -374,7 +374,11 @@ class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def kind_of(record: Facts) -> str:
     """The entry's `kind`: the tag of its class."""
-    tag = record.__struct_config__.tag
+    return kind_of_class(type(record))
+
+
+def kind_of_class(kind: type[Facts]) -> str:
+    tag = kind.__struct_config__.tag
     return tag if isinstance(tag, str) else ""
 
 

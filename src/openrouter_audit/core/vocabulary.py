@@ -42,7 +42,7 @@ def admit(facts: Mapping[str, Any]) -> Facts | None:
     admitted["anomalies"] = tuple(kept)[:_MAX_ANOMALIES]
     try:
         return msgspec.convert({**admitted, "kind": kind}, type=cls)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeError):
         return None
 
 
@@ -55,7 +55,7 @@ def admit_private(private: Mapping[str, Any]) -> Private:
             value = {key: each for key, each in value.items() if isinstance(key, str) and isinstance(each, str)}
         try:
             kept[field.name] = msgspec.convert(value, type=field.type)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeError):
             continue
     return Private(**kept)
 
@@ -94,7 +94,7 @@ def _admit_value(kind: Any, value: Any, name: str, anomalies: list[str]) -> Any:
         return kept[:limit]
     try:
         msgspec.convert(value, type=kind)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeError):
         anomalies.append(name)
         return None
     return value

@@ -182,6 +182,7 @@ class TreeCheck:
             self._actual,
             self._tail,
             last_full=self._tail_start - 1,
+            long=any(index >= self._tree_size for index in self._tail),
             short=self._cut < self._tree_size or self._tree_size - 1 in self._missing,
         )
         found += alignment.findings
@@ -262,6 +263,7 @@ class _Alignment:
         later: Rows that no tile speaks of.
         last_full: Index of the last entry a tile speaks of.
         short: The last row of the log is not there.
+        long: There are rows after it.
     """
 
     def __init__(
@@ -272,9 +274,10 @@ class _Alignment:
         *,
         last_full: int,
         short: bool,
+        long: bool,
     ) -> None:
         self._expected, self._actual, self._later = expected, actual, later
-        self._last_full, self._short = last_full, short
+        self._last_full, self._short, self._long = last_full, short, long
         self._home = {hash_: index for index, hash_ in expected}
         self._place = {hash_: index for index, hash_ in later.items()} | {hash_: index for index, hash_ in actual}
         self._rows = {**later, **dict(actual)}
@@ -326,8 +329,8 @@ class _Alignment:
         """Whether the signed hash follows after some foreign rows."""
         for further in range(at + 1, at + 1 + _LONGEST_INSERTION):
             row = self._rows.get(further)
-            if row == hash_:
-                return True
+            if row == hash_:  # one step over the last full tile this is also what an exchange looks like
+                return further <= self._last_full or self._long
             if row is None or row in self._home:
                 return False
         return False

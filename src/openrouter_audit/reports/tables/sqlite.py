@@ -290,6 +290,8 @@ class SqliteReports:
 
     def find(self, name: str, *, limit: int = 3) -> list[dict[str, Any]]:
         """The calls meant by a call id, the beginning of one, or a generation id; at most `limit`."""
+        if not name:
+            return []
         rows = self._connection.execute(
             f"SELECT {_ALL} FROM calls WHERE (call_id >= ? AND call_id < ?) OR generation_id = ?"  # noqa: S608
             " ORDER BY duplicate_of IS NOT NULL, rowid LIMIT ?",
