@@ -245,7 +245,6 @@ def _swap_two_entries(copy: Path) -> int:
 
 
 def _rewrite_everything(copy: Path) -> int:
-    index = attacks.find_entry(copy, lambda text: '"kind":"call.cost"' in text)
-    attacks.change_cost(copy, index)
-    attacks.rewrite_everything(copy, index)
+    index = attacks.find_entry(copy, lambda text: '"kind":"call.outcome"' in text and '"cost":"' in text)
+    attacks.rewrite_everything(copy, index, change=attacks.change_cost)
     return index

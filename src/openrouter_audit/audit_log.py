@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import logging
 import os
 import threading
 import time
@@ -29,13 +31,15 @@ from openrouter_audit.capture import explicit, transports
 from openrouter_audit.capture.attribution import Receipt
 from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.log_line import log_call
+from openrouter_audit.capture.log_line import logger as call_logger
 from openrouter_audit.capture.recorder import FinishedCall
 from openrouter_audit.config import Config, load_config
-from openrouter_audit.core.entries import LogConfig, Mode
+from openrouter_audit.core.entries import CallIntent, CallOutcome, LogConfig, Mode
+from openrouter_audit.core.vocabulary import admit
 from openrouter_audit.errors import AlreadyInstalled, FlushTimeout, HomeError
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.keys import load_sealing_public_key
-from openrouter_audit.journal.spool import Spool
+from openrouter_audit.journal.spool import Spool, plain_values
 
 if TYPE_CHECKING:
     from openrouter_audit.enrichment.enricher import Enricher
@@ -137,7 +141,8 @@ class AuditLog:
 
     def finished(self, call: FinishedCall) -> None:
         """Hand a call whose outcome is written to log line, receipts and enrichment. Does not block."""
-        log_call(call, log_user_ids=self._log_user_ids)
+        if call_logger.isEnabledFor(logging.INFO):
+            log_call(_admitted(call), log_user_ids=self._log_user_ids)
         if call.receipt is not None:
             self._receipts[call.intent.id] = call.receipt
             if len(self._receipts) > REMEMBERED_RECEIPTS:
@@ -339,6 +344,14 @@ class AuditLog:
                 receipt = self._receipts.get(row["call_id"])
                 if receipt is not None:
                     receipt.entry_index = row["outcome_index"]
+
+
+def _admitted(call: FinishedCall) -> FinishedCall:
+    """The call as the journal will tell it: a key given in the place of a model's name is not for a log line either."""
+    intent, outcome = admit(plain_values(call.intent)), admit(plain_values(call.outcome))
+    if isinstance(intent, CallIntent) and isinstance(outcome, CallOutcome):
+        return dataclasses.replace(call, intent=intent, outcome=outcome)
+    return call
 
 
 _installed: AuditLog | None = None

@@ -87,7 +87,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         if name.startswith(_PREFIX) and (rest := name.removeprefix(_PREFIX)) not in _ALIASES:
             _overlay(settings, rest, value)
     if hosts := environ.get(_PREFIX + "HOSTS"):
-        settings.setdefault("capture", {})["hosts"] = _split(hosts)
+        _overlay(settings, "CAPTURE_HOSTS", hosts)
     try:
         return msgspec.convert(settings, type=Config, strict=False)
     except msgspec.ValidationError as error:
@@ -100,7 +100,10 @@ def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
     fields = {field.name: field for field in msgspec.structs.fields(Config)}
     if section not in fields or key not in fields[section].type.__struct_fields__:
         raise ConfigError(f"{_PREFIX}{name} is no setting", setting=f"{section}.{key}")
-    settings.setdefault(section, {})[key] = _split(value) if (section, key) == ("capture", "hosts") else value
+    table = settings.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"settings: [{section}] is no table", setting=section)
+    table[key] = _split(value) if (section, key) == ("capture", "hosts") else value
 
 
 def _split(value: str) -> list[str]:

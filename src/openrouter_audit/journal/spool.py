@@ -408,15 +408,15 @@ def _encode(facts: Facts, private: Private | None) -> bytes:
     try:
         plain = _ENCODE((facts, private, None))
     except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
-        plain = _ENCODE((_plain_values(facts), None if private is None else _plain_values(private), None))
+        plain = _ENCODE((plain_values(facts), None if private is None else plain_values(private), None))
     return plain if len(plain) <= _LONGEST_PLAIN else _trimmed(facts, private)
 
 
 def _trimmed(facts: Facts, private: Private | None) -> bytes:
     """What fits into a frame of a record that does not: its vocabulary applied here, long free text left out."""
-    raw = _plain_values(facts)
+    raw = plain_values(facts)
     if private is not None:
-        parts = {name: value for name, value in _plain_values(private).items() if len(_ENCODE(value)) <= _LONGEST_TEXT}
+        parts = {name: value for name, value in plain_values(private).items() if len(_ENCODE(value)) <= _LONGEST_TEXT}
         if len(parts) < len(private.__struct_fields__):
             raw["anomalies"] = [*raw.get("anomalies", ()), "private"]
         private = admit_private(parts)
@@ -424,7 +424,8 @@ def _trimmed(facts: Facts, private: Private | None) -> bytes:
     return _ENCODE((raw if admitted is None else admitted, private, None))
 
 
-def _plain_values(record: Struct) -> dict[str, Any]:
+def plain_values(record: Struct) -> dict[str, Any]:
+    """The fields of a record as msgpack can carry them, and as `admit` takes them."""
     values = {name: getattr(record, name) for name in record.__struct_fields__}
     plain: dict[str, Any] = _encodable(values)
     if isinstance(record, Facts):

@@ -114,14 +114,17 @@ def put_back_journal(home: Path, older: Path) -> None:
             shutil.copyfile(older / name, home / name)
 
 
-def rewrite_everything(home: Path, index: int, *, checkpoint: bool = False) -> None:
+def rewrite_everything(
+    home: Path, index: int, *, change: Callable[[Path, int], None] = change_byte, checkpoint: bool = False
+) -> None:
     """
     Change an entry and make all tiles over it again: without a key, the best there is.
 
     Args:
+        change: What to do to the entry.
         checkpoint: Also write the new root into checkpoint, head row and head file; the signatures stay as they are.
     """
-    change_byte(home, index)
+    change(home, index)
     with _tampering(home) as journal:
         tree = Frontier()
         tiles = tree.extend(
