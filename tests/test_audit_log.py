@@ -1,25 +1,27 @@
 """AuditLog, from an application's side: waiting, closing, threads, forks, exits, and memory."""
 
 import asyncio
-import os
+import gc
 import threading
 import time
+import weakref
 
 import httpx
 import httpx2
 import openai
 import pytest
+from tests.journal.homes import KEY, an_intent, check_log, drain, of_kind, run_python, statuses, write_calls
 
 import openrouter_audit
 from openrouter_audit import AuditLog
 from openrouter_audit.errors import AlreadyInstalled, AuditUnavailable, FlushTimeout, HomeError
 from openrouter_audit.journal.home import Home
 from openrouter_audit.testing import FakeOpenRouter
-from tests.journal.homes import KEY, check_log, drain, of_kind, run_python, statuses, write_calls
 
 MODEL = "openai/gpt-4.1-mini"
 MESSAGES = [{"role": "user", "content": "hello"}]
 BODY = {"model": MODEL, "messages": MESSAGES}
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_flush_does_not_wait_for_a_frame_that_is_torn(tmp_path):
     A live writer's retired segment ends in half a frame: that is no record.
     """
     audit = opened(tmp_path, sequencer=False)
-    token = audit.write(next(iter([__import__("tests.journal.homes", fromlist=["an_intent"]).an_intent()])))
+    token = audit.write(an_intent())
     segment = audit.home.spool_dir / (token.name + ".seg")
     with segment.open("ab") as file:
         file.write(token.header.marker + b"\0\0\1")
@@ -109,11 +111,11 @@ def test_flush_does_not_wait_for_a_frame_that_is_torn(tmp_path):
 def test_close_commits_and_refuses_what_comes_after(tmp_path, openrouter):
     audit = opened(tmp_path)
     client = audit.httpx_client()
-    assert 200 == client.post(openrouter.url + "/chat/completions", json=BODY).status_code
+    assert 200 == client.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS).status_code
     audit.close()
     audit.close()
     with pytest.raises(AuditUnavailable) as refused:
-        client.post(openrouter.url + "/chat/completions", json=BODY)
+        client.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS)
     client.close()
 
     assert "closed" == refused.value.reason
@@ -136,11 +138,12 @@ def test_a_home_is_opened_again_and_goes_on(tmp_path):
 def test_two_logs_on_two_homes_keep_apart(tmp_path, openrouter):
     with opened(tmp_path, "one") as one, opened(tmp_path, "two") as two:
         with one.httpx_client() as first, two.httpx2_client() as second:
-            first.post(openrouter.url + "/chat/completions", json=BODY)
-            second.post(openrouter.url + "/chat/completions", json=BODY)
-            second.post(openrouter.url + "/chat/completions", json=BODY)
-        assert 1 == len(statuses(check_log(one.home))) if one.flush() else False
-        assert 2 == len(statuses(check_log(two.home))) if two.flush() else False
+            first.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS)
+            second.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS)
+            second.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS)
+        one.flush()
+        two.flush()
+        assert (1, 2) == (len(statuses(check_log(one.home))), len(statuses(check_log(two.home))))
 
 
 def test_a_home_that_cannot_be_made_is_a_home_error(tmp_path):
@@ -194,7 +197,7 @@ def test_threads_and_tasks_record_every_call_once(tmp_path, openrouter):
         def thread():
             with audit.httpx_client() as client:
                 for _ in range(5):
-                    client.post(openrouter.url + "/chat/completions", json=BODY)
+                    client.post(openrouter.url + "/chat/completions", json=BODY, headers=HEADERS)
 
         async def tasks():
             async with audit.httpx2_async_client() as client:
@@ -223,7 +226,8 @@ import openrouter_audit
 def calls(url, count):
     with httpx.Client() as client:
         for _ in range(count):
-            client.post(url + "/chat/completions", json={"model": "openai/gpt-4.1-mini", "messages": [{"role": "user", "content": "hi"}]})
+            client.post(url + "/chat/completions", json={"model": "openai/gpt-4.1-mini", "messages": [{"role": "user", "content": "hi"}]},
+                        headers={"Authorization": "Bearer sk-or-v1-" + "0123456789abcdef" * 4})
 
 def spawned(home, url):
     openrouter_audit.install(home, hosts=["127.0.0.1"])
@@ -257,18 +261,24 @@ def test_a_forked_child_that_recorded_nothing_ends_at_once(tmp_path):
     """
     run_python(
         """
-import os, sys
+import os, signal, sys, threading
 from openrouter_audit import AuditLog
 from tests.journal.homes import write_calls
 audit = AuditLog.open(sys.argv[1], enrich=False)
 write_calls(audit, 1)
 audit.flush()
-condition = audit._sequencer._worker._condition
-condition.acquire()  # as another thread may have at the instant of the fork
+condition, held, forked = audit._sequencer._worker._condition, threading.Event(), threading.Event()
+def hold():
+    with condition:
+        held.set()
+        forked.wait()
+threading.Thread(target=hold).start()
+held.wait()
 child = os.fork()
 if child == 0:
+    signal.alarm(10)
     sys.exit(0)
-condition.release()
+forked.set()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """,
         tmp_path / "home",
@@ -293,7 +303,12 @@ if __name__ == "__main__":
     sys.exit(max(process.exitcode for process in processes))
 """
     )
-    run_python("import runpy, sys; sys.argv.pop(0)\nrunpy.run_path(sys.argv[0], run_name='__main__')", script, tmp_path / "home", openrouter.url)
+    run_python(
+        "import runpy, sys; sys.argv.pop(0)\nrunpy.run_path(sys.argv[0], run_name='__main__')",
+        script,
+        tmp_path / "home",
+        openrouter.url,
+    )
 
     assert 5 == len(statuses(drain(Home(tmp_path / "home"))))
 
@@ -316,7 +331,7 @@ def test_an_interpreter_that_exits_with_open_streams_tells_how_they_ended(tmp_pa
         """
 import sys, openai, openrouter_audit
 openrouter_audit.install(sys.argv[1], hosts=["127.0.0.1"])
-sdk = openai.OpenAI(base_url=sys.argv[2], api_key="k")
+sdk = openai.OpenAI(base_url=sys.argv[2], api_key="sk-or-v1-" + "0123456789abcdef" * 4)
 streams = [sdk.chat.completions.create(model="openai/gpt-4.1-mini", messages=[dict(role="user", content="hi")], stream=True) for _ in range(3)]
 next(iter(streams[0]))
 """,
@@ -378,9 +393,6 @@ def test_memory_stays_flat_over_a_hundred_thousand_calls(tmp_path):
 
 
 def test_workers_of_closed_logs_are_let_go(tmp_path):
-    import gc
-    import weakref
-
     with opened(tmp_path) as audit:
         write_calls(audit, 1)
         audit.flush()
@@ -390,4 +402,3 @@ def test_workers_of_closed_logs_are_let_go(tmp_path):
         gc.collect()
         time.sleep(0.01)
     assert worker() is None
-    assert os.getpid()

@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import openai
 import pytest
+from tests.journal.homes import KEY, check_log, of_kind
 
 import openrouter_audit
 from openrouter_audit import AuditEntry, Receipt, audited_completion
 from openrouter_audit.errors import ConfigError, KeyMissing
 from openrouter_audit.testing import FakeOpenRouter
-from tests.journal.homes import KEY, check_log, of_kind
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 MODEL = "openai/gpt-4.1-mini"

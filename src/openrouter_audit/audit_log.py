@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 REMEMBERED_RECEIPTS: Final = 10_000
 """Receipts that may still learn a settled cost or an index; older ones keep what they know."""
 _POLL_S: Final = 0.05
+_MAX_UNWATCHED: Final = 64
 
 T = TypeVar("T")
 collected: ContextVar[list[FinishedCall] | None] = ContextVar("openrouter_audit_collected", default=None)
@@ -205,6 +206,7 @@ class AuditLog:
             FlushTimeout: Not all of it is known to be; it stays in the spool, and nothing is lost.
         """
         deadline = time.monotonic() + timeout
+        self._note_unwatched()
         self._spool.retry_backlog()
         self._start_workers()
         if self._sequencer is not None and self._sequencer.drain(timeout):
@@ -239,6 +241,7 @@ class AuditLog:
 
     def _end(self, timeout: float, *, closing: bool) -> None:
         deadline = time.monotonic() + timeout
+        self._note_unwatched()
         if self._enricher is not None:
             self._enricher.close()
         with contextlib.suppress(RuntimeError):
@@ -252,6 +255,18 @@ class AuditLog:
             sequencer.stop(max(0.0, deadline - time.monotonic()))
         if follower is not None:
             follower.stop(max(0.0, deadline - time.monotonic()))
+
+    def _note_unwatched(self) -> None:
+        """Leave the names of hosts that were asked like OpenRouter and are not watched for `doctor` to find (C12)."""
+        strangers = self.hosts.strangers
+        if strangers:
+            with contextlib.suppress(OSError):
+                known = self.home.unwatched_path.read_text().split() if self.home.unwatched_path.exists() else []
+                new = [host for host in strangers if host not in known]
+                if new and len(known) < _MAX_UNWATCHED:
+                    with self.home.unwatched_path.open("a") as file:
+                        file.writelines(f"{host}\n" for host in new)
+                    self.home.unwatched_path.chmod(0o600)
 
     # Threads ----------------------------------------------------------------------------------------------------
 

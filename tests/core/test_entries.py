@@ -38,13 +38,13 @@ def test_schemas_are_in_the_wheel(tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert set(schema_texts()) == {Path(name).name for name in names if "/core/schemas/" in name and name.endswith(".json")}
+    assert set(schema_texts()) == {
+        Path(name).name for name in names if "/core/schemas/" in name and name.endswith(".json")
+    }
 
 
 def test_an_entry_names_its_kind_and_leaves_out_what_is_not_known():
-    outcome = CallOutcome(
-        v=1, id=CALL, at_us=5, status="unknown", complete=False, writer=Writer(segment=CALL, seq=3)
-    )
+    outcome = CallOutcome(v=1, id=CALL, at_us=5, status="unknown", complete=False, writer=Writer(segment=CALL, seq=3))
 
     assert "call.outcome" == kind_of(outcome)
     assert json.loads(encode(outcome)) == {
@@ -69,7 +69,9 @@ def test_money_keeps_its_digits(money):
 @pytest.mark.parametrize("money", ["", "NaN", "1.", ".5", "1,5", "0x1", "1e", "1e9999", " 1"])
 def test_what_is_no_decimal_number_is_no_money(money):
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"kind": "call.cost", "v": 1, "id": CALL, "at_us": 1, "state": "settled", "total_cost": money}, CallCost)
+        msgspec.convert(
+            {"kind": "call.cost", "v": 1, "id": CALL, "at_us": 1, "state": "settled", "total_cost": money}, CallCost
+        )
 
 
 def test_the_fullest_intent_stays_below_the_bound():

@@ -42,7 +42,13 @@ def test_whatever_facts_hold_an_admitted_entry_keeps_to_its_vocabulary(data):
     Any value in any field: what is admitted encodes, fits, decodes strictly, and holds no key.
     """
     kind = data.draw(st.sampled_from(KINDS))
-    base = INTENT if kind is CallIntent else OUTCOME if kind is CallOutcome else {"kind": kind_of_class(kind), "v": 1, "id": CALL, "at_us": 1}
+    base = (
+        INTENT
+        if kind is CallIntent
+        else OUTCOME
+        if kind is CallOutcome
+        else {"kind": kind_of_class(kind), "v": 1, "id": CALL, "at_us": 1}
+    )
     fields = [field.encode_name for field in msgspec.structs.fields(kind)]
     facts = {**data.draw(st.dictionaries(st.sampled_from(fields), anything)), **base}
     admitted = admit(facts)

@@ -4,7 +4,17 @@ import os
 import signal
 import time
 
-from tests.journal.homes import an_intent, an_outcome, drain, new_home, new_spool, of_kind, run_python, statuses, write_calls
+from tests.journal.homes import (
+    an_intent,
+    an_outcome,
+    drain,
+    new_home,
+    new_spool,
+    of_kind,
+    run_python,
+    statuses,
+    write_calls,
+)
 
 
 def test_a_child_opens_a_segment_of_its_own_and_is_mute_for_what_the_parent_began(tmp_path):
@@ -66,7 +76,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert "unknown" == found[intent]
     assert 2 == len(found)
     deadline = time.monotonic() + 5
-    while len(list(home.spool_dir.iterdir())) and time.monotonic() < deadline:
+    while list(home.spool_dir.iterdir()) and time.monotonic() < deadline:
         drain(home)
         time.sleep(0.02)
     assert [] == list(home.spool_dir.iterdir())

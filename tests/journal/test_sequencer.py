@@ -6,14 +6,6 @@ import threading
 
 import apsw
 import pytest
-
-from openrouter_audit.core.entries import Private
-from openrouter_audit.errors import CommitUnknown, HomeError, JournalUnavailable
-from openrouter_audit.journal import drain as drain_module
-from openrouter_audit.journal.segments import HEADER_BYTES
-from openrouter_audit.journal.sequencer import Sequencer
-from openrouter_audit.journal.sqlite import SqliteJournal
-from openrouter_audit.journal.vault import Vault
 from tests.journal.homes import (
     an_intent,
     an_outcome,
@@ -26,6 +18,14 @@ from tests.journal.homes import (
     statuses,
     write_calls,
 )
+
+from openrouter_audit.core.entries import Private
+from openrouter_audit.errors import CommitUnknown, HomeError, JournalUnavailable
+from openrouter_audit.journal import drain as drain_module
+from openrouter_audit.journal.segments import HEADER_BYTES
+from openrouter_audit.journal.sequencer import Sequencer
+from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.journal.vault import Vault
 
 
 @pytest.fixture
@@ -304,7 +304,9 @@ def test_a_journal_behind_its_head_file_is_not_appended_to(home):
     with pytest.raises(HomeError):
         Sequencer(home)
 
-    home.head_path.write_text(f"{origin} {size} {root[:-2]}A=\n" if root[-2] != "A" else f"{origin} {size} B{root[1:]}\n")
+    home.head_path.write_text(
+        f"{origin} {size} {root[:-2]}A=\n" if root[-2] != "A" else f"{origin} {size} B{root[1:]}\n"
+    )
     with pytest.raises(HomeError):
         Sequencer(home)
     home.head_path.write_text(head)
@@ -433,8 +435,12 @@ def test_databases_run_with_the_settings_they_rely_on(home, database):
     from openrouter_audit.journal.sqlite import open_connection
 
     connection = open_connection(getattr(home, database))
-    answers = {name: connection.execute(f"PRAGMA {name}").get for name in ("journal_mode", "synchronous", "user_version")}
-    strict = connection.execute("SELECT min(strict) FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'")
+    answers = {
+        name: connection.execute(f"PRAGMA {name}").get for name in ("journal_mode", "synchronous", "user_version")
+    }
+    strict = connection.execute(
+        "SELECT min(strict) FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'"
+    )
 
     assert {"journal_mode": "wal", "synchronous": 2, "user_version": 1} == answers
     assert 1 == strict.get

@@ -8,11 +8,6 @@ import threading
 import time
 
 import pytest
-
-from openrouter_audit.core.entries import LogConfig, Parameters, Private
-from openrouter_audit.errors import AuditUnavailable
-from openrouter_audit.journal import spool as spool_module
-from openrouter_audit.journal.segments import HEADER_BYTES
 from tests.journal.homes import (
     an_intent,
     an_outcome,
@@ -25,6 +20,11 @@ from tests.journal.homes import (
     statuses,
     write_calls,
 )
+
+from openrouter_audit.core.entries import LogConfig, Parameters, Private
+from openrouter_audit.errors import AuditUnavailable
+from openrouter_audit.journal import spool as spool_module
+from openrouter_audit.journal.segments import HEADER_BYTES
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_threads_write_at_once_and_nothing_is_lost_or_doubled(home):
         thread.join()
 
     entries = drain(home)
-    assert sorted(sum(ids, [])) == sorted(statuses(entries))
+    assert sorted(each for some in ids for each in some) == sorted(statuses(entries))
     assert {"success"} == set(statuses(entries).values())
     assert [] == of_kind(entries, "log.loss")
 
@@ -405,6 +405,7 @@ def test_what_is_under_way_when_the_recorder_is_closed_still_gets_its_outcome(ho
     entries = drain(home)
     assert {intent.id: "success"} == statuses(entries)
     assert 1 == len(of_kind(entries, "log.closed"))
+    assert 1 == len(of_kind(entries, "log.opened"))
     assert [] == segment_files(home)
 
 

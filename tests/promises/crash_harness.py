@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.journal.homes import an_intent, an_outcome, new_spool
+
 from openrouter_audit.audit_log import AuditLog
 from openrouter_audit.core.entries import Facts, Private
 from openrouter_audit.errors import OpenRouterAuditError
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.sequencer import Sequencer
-from tests.journal.homes import an_intent, an_outcome, new_spool
 
 PAUSE_S = 0.004
 Write = Callable[..., object]

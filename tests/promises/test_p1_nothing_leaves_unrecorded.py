@@ -13,11 +13,11 @@ import threading
 import httpx
 import openai
 import pytest
+from tests.journal.homes import KEY, drain, of_kind, statuses
+from tests.promises.servers import STREAM_HEAD, RawServer, whole
 
 from openrouter_audit import AuditLog
 from openrouter_audit.journal import spool as spool_module
-from tests.journal.homes import KEY, drain, of_kind, statuses
-from tests.promises.servers import STREAM_HEAD, RawServer, whole
 
 ANSWER = (
     '{"id":"gen-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop",'

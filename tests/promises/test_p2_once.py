@@ -7,10 +7,10 @@ The first sentence has its own file: test_survives_sigkill.py.
 
 import openai
 import pytest
+from tests.journal.homes import KEY, check_log, of_kind
 
 from openrouter_audit import AuditLog
 from openrouter_audit.testing import FakeOpenRouter
-from tests.journal.homes import KEY, check_log, of_kind
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 

@@ -6,21 +6,22 @@ core of ours."
 A canary for each: real SDK calls carry them, and then every byte that we left behind is searched, also for their base64,
 hex and UTF-16 forms.
 """
+# ruff: noqa: UP031 - JSON is full of braces
 
 import base64
 import logging
-import os
 import re
 import signal
+import subprocess
 import traceback
 
 import openai
 import pytest
+from tests.journal.homes import check_log, of_kind, run_python
+from tests.promises.servers import STREAM_HEAD, RawServer, whole
 
 import openrouter_audit
 from openrouter_audit.testing import FakeOpenRouter
-from tests.journal.homes import check_log, of_kind, run_python
-from tests.promises.servers import STREAM_HEAD, RawServer, whole
 
 CANARIES = {
     "key": "sk-or-v1-" + "fedcba9876543210" * 4,
@@ -49,22 +50,29 @@ def found_in(data, names=CANARIES):
     return {name for name in names if any(form in data for form in forms(CANARIES[name]))}
 
 
-def files_below(path):
-    return {
-        os.path.relpath(os.path.join(folder, name), path): open(os.path.join(folder, name), "rb").read()
-        for folder, _, names in os.walk(path)
-        for name in names
-        if not name.endswith("-shm")
-    }
+def files_below(path, copy):
+    """
+    Name and content of each file, read from a copy that another process made: to open and close a database's file here
+    would drop the locks of this process on it.
+    """
+    subprocess.run(["cp", "-R", str(path), str(copy)], check=True)
+    return {each.relative_to(copy).as_posix(): each.read_bytes() for each in copy.rglob("*") if each.is_file()}
 
 
 def answer(head, body):
     if b"fail" in body:
-        yield whole('{"error":{"code":403,"message":"%(error)s","metadata":{"flagged_input":"%(prompt)s","raw":"%(key)s"}}}' % CANARIES, status="403 Forbidden")
+        yield whole(
+            '{"error":{"code":403,"message":"%(error)s","metadata":{"flagged_input":"%(prompt)s","raw":"%(key)s"}}}'
+            % CANARIES,
+            status="403 Forbidden",
+        )
     elif b'"stream":true' in body.replace(b" ", b""):
         yield STREAM_HEAD
         for piece in (CANARIES["answer"][:9], CANARIES["answer"], CANARIES["answer"][9:]):
-            yield b'data: {"id":"gen-2","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % piece.encode()
+            yield (
+                b'data: {"id":"gen-2","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
+                % piece.encode()
+            )
         yield b"data: [DONE]\n\n"
     elif b"cut" in body:
         yield whole('{"id":"gen-3","choices":[{"message":{"content":"%(answer)s' % CANARIES)
@@ -119,28 +127,31 @@ def left_behind(tmp_path_factory):
                                 list(done)
                         except (openai.OpenAIError, ValueError):
                             pass
-                try:
-                    openai.OpenAI(base_url="http://127.0.0.1:1/api/v1", api_key=CANARIES["key"], max_retries=0).chat.completions.create(
-                        model=CANARIES["key"], messages=[{"role": "user", "content": content}]
-                    )
-                except openai.OpenAIError:
-                    pass
-            live = files_below(home)
+                with openai.OpenAI(
+                    base_url="http://127.0.0.1:1/api/v1", api_key=CANARIES["key"], max_retries=0
+                ) as nowhere:
+                    try:  # a key where a model's name should be
+                        nowhere.chat.completions.create(
+                            model=CANARIES["key"], messages=[{"role": "user", "content": content}]
+                        )
+                    except openai.OpenAIError:
+                        pass
+            live = files_below(home, home.parent / "live")
             audit.flush()
             sdk.close()
-            audit._spool._closed = True
-            try:
-                sdk2 = openai.OpenAI(base_url=server.url, api_key=CANARIES["key"], max_retries=0, http_client=audit.httpx2_client())
-                sdk2.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
-            except Exception:
-                texts.append(traceback.format_exc(chain=True))
-            finally:
-                audit._spool._closed = False
         finally:
             openrouter_audit.uninstall()
-            root.removeHandler(handler)
-            root.setLevel(level)
-    return home, live, files_below(home), "\n".join(lines), texts
+        refused = openai.OpenAI(
+            base_url=server.url, api_key=CANARIES["key"], max_retries=0, http_client=audit.httpx2_client()
+        )
+        try:
+            refused.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
+        except Exception:
+            texts.append(traceback.format_exc(chain=True))
+        refused.close()
+        root.removeHandler(handler)
+        root.setLevel(level)
+    return home, live, files_below(home, home.parent / "afterwards"), "\n".join(lines), texts
 
 
 def test_the_search_finds_a_canary_in_every_form_it_looks_for():
@@ -149,7 +160,12 @@ def test_the_search_finds_a_canary_in_every_form_it_looks_for():
     """
     canary = CANARIES["prompt"]
     longer = f"xy{canary}zz"
-    for data in (longer.encode(), base64.b64encode(longer.encode()), longer.encode().hex().encode(), longer.encode("utf-16-le")):
+    for data in (
+        longer.encode(),
+        base64.b64encode(longer.encode()),
+        longer.encode().hex().encode(),
+        longer.encode("utf-16-le"),
+    ):
         assert {"prompt"} == found_in(data)
 
 
@@ -210,7 +226,7 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
             fake.url,
             check=False,
         )
-    files = files_below(tmp_path / "home")
+    files = files_below(tmp_path / "home", tmp_path / "copy")
     assert 1 == sum(name.startswith("spool") for name in files)
     for name, data in files.items():
         assert set() == found_in(data), name

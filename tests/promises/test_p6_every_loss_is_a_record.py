@@ -6,10 +6,10 @@ when the disk is full and the process is killed."
 import time
 
 import pytest
+from tests.journal.homes import drain, of_kind, run_python, statuses
 
 from openrouter_audit.core.checkpoints import decode_policy
 from openrouter_audit.journal.home import Home
-from tests.journal.homes import drain, of_kind, run_python, statuses
 
 
 @pytest.fixture(scope="module")

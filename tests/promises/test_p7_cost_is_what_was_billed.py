@@ -2,6 +2,7 @@
 P7: "Cost is what was billed, with its source. Decimal text, never float; unknown is null, never 0; BYOK fee and upstream bill
 apart."
 """
+# ruff: noqa: UP031 - JSON is full of braces
 
 import json
 import time
@@ -9,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import openai
 import pytest
+from tests.journal.homes import KEY, check_log, of_kind
+from tests.promises.servers import RawServer, whole
 
 from openrouter_audit import AuditLog
 from openrouter_audit.reports.tables.sqlite import SqliteReports
-from tests.journal.homes import KEY, check_log, of_kind
-from tests.promises.servers import RawServer, whole
 
 USAGE = {
     "small": '"cost":1e-7',
@@ -71,7 +72,9 @@ def rows(tmp_path_factory):
 @pytest.mark.parametrize("name", ["small", "long"])
 def test_the_digits_that_were_sent_are_those_in_journal_and_reports(rows, name):
     table, entries = rows
-    texts = [entry.get("cost") or entry.get("total_cost") for entry in entries if entry.get("generation_id") == f"gen-{name}"]
+    texts = [
+        entry.get("cost") or entry.get("total_cost") for entry in entries if entry.get("generation_id") == f"gen-{name}"
+    ]
 
     assert [BILLED[name]] * 2 == texts
     row = table[name]

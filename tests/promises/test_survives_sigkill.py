@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 import pytest
-
 from tests.journal.homes import drain, new_home, of_kind, statuses
 
 

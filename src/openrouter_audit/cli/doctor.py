@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
+from openrouter_audit.audit_log import AuditLog
 from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.cli.common import HomeOption, Reading, now_us, reading
 from openrouter_audit.journal.home import Home, Lease
@@ -15,8 +15,6 @@ from openrouter_audit.reports.render import json_text, printable
 
 EXIT_LOOK = 2
 _OPEN_TOO_LONG_US = 3_600_000_000
-UNWATCHED_NAME = "unwatched"
-"""File of a home in which recorders note hosts that look like OpenRouter and are not watched, one a line."""
 
 
 def doctor(
@@ -58,7 +56,7 @@ def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
         "mode": audit.mode,
         "enrich_scope": audit.config.enrich.scope,
         "watched_hosts": list(audit.hosts.entries),
-        "unwatched_hosts": _unwatched(audit.home.path),
+        "unwatched_hosts": _unwatched(audit),
         "calls": reports.count(),
         "last_call": last[0]["timestamp"] if last else None,
         "open_calls": reports.count(where={"status": "open"}),
@@ -105,12 +103,13 @@ def _uncounted_losses(home: Home) -> int:
     return sum(one.lost for one in counts if one is not None)
 
 
-def _unwatched(path: Path) -> list[str]:
+def _unwatched(audit: AuditLog) -> list[str]:
+    """Hosts that recorders noted and that are still not watched, as the settings of this command have it."""
     try:
-        lines = (path / UNWATCHED_NAME).read_text(errors="replace").split()
+        noted = audit.home.unwatched_path.read_text(errors="replace").split()
     except OSError:
         return []
-    return sorted(set(lines))
+    return sorted({host for host in noted if not audit.watches(f"https://{host}")})
 
 
 def _problems(findings: dict[str, Any], kinds: dict[str, int], *, oldest_open_us: int | None) -> list[str]:

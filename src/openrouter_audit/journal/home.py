@@ -87,6 +87,11 @@ class Home:
         return self.path / "head"
 
     @property
+    def unwatched_path(self) -> Path:
+        """Hosts that look like OpenRouter and are not watched, one a line: a hint for `doctor`."""
+        return self.path / "unwatched"
+
+    @property
     def config_path(self) -> Path:
         return self.path / "config.toml"
 
