@@ -375,6 +375,7 @@ print(first, rss(), audit.flush(30))
 """,
         tmp_path / "home",
         calls,
+        timeout=600,
     )
     return [int(each) for each in done.stdout.split()]
 

@@ -126,21 +126,18 @@ def statuses(entries: list[dict[str, Any]]) -> dict[str, str]:
     return {entry["id"]: entry["status"] for entry in of_kind(entries, "call.outcome")}
 
 
-def run_python(code: str, *arguments: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *arguments: object, check: bool = True, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, warnings being errors there as well."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
         check=check,
         capture_output=True,
         text=True,
-        timeout=60,
-        **options,
+        timeout=timeout,
     )
 
 
 def segment_files(home: Home) -> list[Path]:
     return sorted(home.spool_dir.glob("*.seg"), key=lambda path: path.stat().st_mtime_ns)
-
-
-def truncate(path: Path, size: int) -> None:
-    os.truncate(path, size)

@@ -21,7 +21,6 @@ import msgspec
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
-_NARROWEST = 40
 
 
 def json_text(value: object) -> str:
@@ -74,7 +73,7 @@ def print_table(
     console = Console(file=file, width=width, highlight=False, soft_wrap=False, emoji=False)
     if not console.is_terminal and width is None:
         console.width = 10_000  # a pipe has no margin; whoever reads it cuts lines as they like
-    if console.width < _NARROWEST + 8 * len(columns) // 2 and len(columns) > 4:
+    if console.width < _width_of(columns, shown):
         _print_records(console, columns, shown, title)
         return
     table = Table(title=None if title is None else escape(title), title_justify="left", pad_edge=False, box=_box())
@@ -84,6 +83,11 @@ def print_table(
     for row in shown:
         table.add_row(*(escape(printable(row[name])) for name in columns))
     console.print(table)
+
+
+def _width_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Characters that the longest values need beside each other, with two of padding and one between."""
+    return sum(max([len(name), *(len(printable(row[name])) for row in rows)]) + 3 for name in columns)
 
 
 def _print_records(console: Any, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], title: str | None) -> None:
