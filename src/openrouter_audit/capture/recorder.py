@@ -6,27 +6,30 @@ The Protocol lives here, with its caller. The journal's spool implements it; tes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from openrouter_audit.capture.attribution import Receipt
     from openrouter_audit.core.entries import CallIntent, CallOutcome, Facts, Mode, Private
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedCall:
+class FinishedCall(Struct, frozen=True, kw_only=True):
     """A call whose outcome is written. Lives in memory only, and its text shows neither key nor person."""
 
-    intent: CallIntent = field(repr=False)
-    outcome: CallOutcome = field(repr=False)
-    private: Private = field(repr=False)
-    api_key: str | None = field(default=None, repr=False)
+    intent: CallIntent
+    outcome: CallOutcome
+    private: Private
+    api_key: str | None = None
     """The key the call was made with: its cost may be asked for with this one alone (C7)."""
     base_url: str | None = None
     """Origin and base path of the recorded call, `https://openrouter.ai/api/v1`."""
-    receipt: Receipt | None = field(default=None, repr=False)
+    receipt: Receipt | None = None
     """What the application's `attribution` block holds of this call; None outside of one."""
+
+    def __repr__(self) -> str:
+        return f"FinishedCall({self.intent.id}, {self.outcome.status})"
 
 
 class Recorder(Protocol):

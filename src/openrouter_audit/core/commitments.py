@@ -14,9 +14,11 @@ general ones.
 """
 
 import hmac
-from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 CALL_KEY_BYTES = 32
 COMMITMENT_LABEL = b"llm-audit/commit/v1\n"
@@ -26,16 +28,21 @@ RESPONSE_INFO = b"openrouter-audit/commit/response/v1"
 _BLOCK_BYTES = 64
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_EMPTY_SALT = bytes(_BLOCK_BYTES)
-"""An empty HMAC key, filled up with zeros to a block."""
+_SALTED_INNER, _SALTED_OUTER = (
+    sha256(bytes(_BLOCK_BYTES).translate(_INNER)),
+    sha256(bytes(_BLOCK_BYTES).translate(_OUTER)),
+)
+"""HMAC under an empty key, before any message: HKDF with empty salt begins so, and copying is cheaper than hashing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitmentKeys:
+class CommitmentKeys(NamedTuple):
     """The two keys of a call. Printing them shows nothing."""
 
-    request: bytes = field(repr=False)
-    response: bytes = field(repr=False)
+    request: bytes
+    response: bytes
+
+    def __repr__(self) -> str:
+        return "CommitmentKeys()"
 
 
 def derive_keys(call_key: bytes) -> CommitmentKeys:
@@ -50,11 +57,12 @@ def derive_keys(call_key: bytes) -> CommitmentKeys:
     """
     if len(call_key) != CALL_KEY_BYTES:
         raise ValueError(f"a call key has {CALL_KEY_BYTES} bytes, not {len(call_key)}")
-    extracted = _hmac_sha256(_EMPTY_SALT, call_key)
-    return CommitmentKeys(
-        request=_hmac_sha256(extracted, REQUEST_INFO + b"\x01"),
-        response=_hmac_sha256(extracted, RESPONSE_INFO + b"\x01"),
-    )
+    inner, outer = _SALTED_INNER.copy(), _SALTED_OUTER.copy()
+    inner.update(call_key)
+    outer.update(inner.digest())
+    padded = outer.digest().ljust(_BLOCK_BYTES, b"\0")  # HKDF's pseudo-random key, the HMAC key of both expansions
+    inner, outer = sha256(padded.translate(_INNER)), sha256(padded.translate(_OUTER))
+    return CommitmentKeys(_finish(inner, outer, REQUEST_INFO + b"\x01"), _finish(inner, outer, RESPONSE_INFO + b"\x01"))
 
 
 def commit(key: bytes, body: bytes | bytearray | memoryview) -> bytes:
@@ -100,7 +108,9 @@ class Commitment:
         return self.digest().hex()
 
 
-def _hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """HMAC of RFC 2104; the key is not longer than a block, which all of ours are."""
-    padded = key.ljust(_BLOCK_BYTES, b"\0")
-    return sha256(padded.translate(_OUTER) + sha256(padded.translate(_INNER) + message).digest()).digest()
+def _finish(inner: "_Hash", outer: "_Hash", message: bytes) -> bytes:
+    """HMAC (RFC 2104) of a message, from the states after the padded key; they stay as they are."""
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.digest()

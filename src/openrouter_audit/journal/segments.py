@@ -70,7 +70,7 @@ class SegmentHeader:
 
 def frame_head(marker: bytes, seq: int, sealed: bytes) -> bytes:
     """What stands before the sealed bytes of a frame."""
-    return _FRAME.pack(marker, len(sealed), seq, _crc(seq, sealed))
+    return _FRAME.pack(marker, len(sealed), seq, crc32(sealed, crc32(_SEQ.pack(seq))))
 
 
 def _crc(seq: int, sealed: bytes | memoryview) -> int:

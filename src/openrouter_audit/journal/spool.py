@@ -85,8 +85,8 @@ class Segment:
         "failed",
         "header",
         "name",
-        "opened_s",
         "pid",
+        "rotate_s",
         "state",
         "written",
     )
@@ -106,7 +106,7 @@ class Segment:
         self.name = identity.hex()
         self.pid = os.getpid()
         self.failed = False
-        self.opened_s = time.monotonic()
+        self.rotate_s = time.monotonic() + ROTATE_SECONDS
         self._sequence = itertools.count()
         self._sync_lock = threading.Lock()
         self._tickets = itertools.count()
@@ -255,7 +255,12 @@ class Spool:
             self._begin_process()
         if follows is not None and (not isinstance(follows, Segment) or follows.pid != self._pid):
             return None  # begun by the parent of a fork: it speaks for this exchange
-        plain = _encode(facts, private)
+        try:
+            plain = _ENCODE((facts, private, None))
+        except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
+            plain = _ENCODE((plain_values(facts), None if private is None else plain_values(private), None))
+        if len(plain) > _LONGEST_PLAIN:
+            plain = _trimmed(facts, private)
         if self._backlog:
             self.retry_backlog()
         try:
@@ -338,7 +343,11 @@ class Spool:
         segment = newest[0][1] if newest else None
         if self._closed and follows is not None:
             segment = follows  # the recorder was closed while this call was under way
-        if segment is None or segment.failed or (self._due(segment) and not self._closed):
+        if (
+            segment is None
+            or segment.failed
+            or ((segment.written >= self._rotate_bytes or time.monotonic() > segment.rotate_s) and not self._closed)
+        ):
             segment = self._open_segment(under_way=follows is not None)
         try:
             segment.append(plain)
@@ -352,9 +361,6 @@ class Spool:
         replacement = self._open_segment(under_way=follows is not None)
         replacement.append(_ENCODE((replacing[0], replacing[1], torn)))
         return replacement
-
-    def _due(self, segment: Segment) -> bool:
-        return segment.written >= self._rotate_bytes or time.monotonic() - segment.opened_s > ROTATE_SECONDS
 
     def _open_segment(self, *, under_way: bool = False) -> Segment:
         if self._closed and not under_way:
@@ -402,14 +408,6 @@ class Spool:
             self._backlog.append((plain, follows))
         else:
             follows.state.lose(1, time.time_ns() // 1000)
-
-
-def _encode(facts: Facts, private: Private | None) -> bytes:
-    try:
-        plain = _ENCODE((facts, private, None))
-    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
-        plain = _ENCODE((plain_values(facts), None if private is None else plain_values(private), None))
-    return plain if len(plain) <= _LONGEST_PLAIN else _trimmed(facts, private)
 
 
 def _trimmed(facts: Facts, private: Private | None) -> bytes:

@@ -18,9 +18,9 @@ from typing import Final
 
 STATE_BYTES: Final = 4096
 _MAGIC: Final = b"ORASTAT\x01"
-_LAYOUT = struct.Struct("<8sQQQQ")
-_ACKNOWLEDGED = 8
-_LOST = struct.Struct("<QQQ")
+_LAYOUT = struct.Struct("=8sQQQQ")  # read on the machine that wrote it
+_ACKNOWLEDGED = 1  # among the numbers of 8 bytes
+_LOST = struct.Struct("=QQQ")
 _LOST_AT = 16
 
 
@@ -47,14 +47,14 @@ class WriterState:
             self._map = mmap.mmap(descriptor, STATE_BYTES)
         finally:
             os.close(descriptor)
+        self._numbers = memoryview(self._map).cast("Q")
         self._acknowledged = 0
         self._lost = 0
         self._lost_from_us = 0
 
     def acknowledge(self, seq: int) -> None:
         if seq >= self._acknowledged:
-            self._acknowledged = seq + 1
-            self._map[_ACKNOWLEDGED : _ACKNOWLEDGED + 8] = (seq + 1).to_bytes(8, "little")
+            self._acknowledged = self._numbers[_ACKNOWLEDGED] = seq + 1
 
     def lose(self, count: int, at_us: int) -> None:
         """Count records that are given up now."""
