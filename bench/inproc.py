@@ -119,23 +119,26 @@ def sequence(home: str, stop: multiprocessing.synchronize.Event) -> None:  # typ
 
 
 def measure(call: Callable[[], object], repeats: int) -> float:
-    """Microseconds of this thread's CPU for one call."""
-    started = time.thread_time_ns()
+    """Median microseconds of this thread's CPU for one call of a block."""
+    costs = []
     for _ in range(repeats):
+        started = time.thread_time_ns()
         call()
-    return (time.thread_time_ns() - started) / repeats / 1000
+        costs.append(time.thread_time_ns() - started)
+    return statistics.median(costs) / 1000
 
 
 def paired(
     bare: Callable[[], object], recorded: Callable[[], object], *, rounds: int, repeats: int
 ) -> tuple[float, float]:
-    """Median of the bare cost, and median of what recording added within each round."""
-    bare(), recorded()
+    """Median over rounds of the bare cost, and of what recording added within a round; the two take turns at being first."""
+    measure(bare, repeats), measure(recorded, repeats)
     costs, added = [], []
     for turn in range(rounds):
-        first, second = (bare, recorded) if turn % 2 else (recorded, bare)
-        one, two = measure(first, repeats), measure(second, repeats)
-        without, with_it = (one, two) if turn % 2 else (two, one)
+        if turn % 2:
+            without, with_it = measure(bare, repeats), measure(recorded, repeats)
+        else:
+            with_it, without = measure(recorded, repeats), measure(bare, repeats)
         costs.append(without)
         added.append(with_it - without)
     return statistics.median(costs), statistics.median(added)
