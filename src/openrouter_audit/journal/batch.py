@@ -39,8 +39,8 @@ from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.journal.vault import PrivateCall, Vault
 from openrouter_audit.journal.writer_state import WriterCounts
 
-FULL_ENTRIES: Final = 4096
-FULL_BYTES: Final = 4 * 1024 * 1024
+FULL_ENTRIES: Final = 8192
+FULL_BYTES: Final = 8 * 1024 * 1024
 """A transaction is about this large at most: memory stays flat however much waits in the spool."""
 
 _PLAUSIBLE_STEP: Final = 1024

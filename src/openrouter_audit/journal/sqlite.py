@@ -58,6 +58,7 @@ _PRAGMAS = (
     ("synchronous", "FULL", 2),
     ("foreign_keys", "ON", 1),
     ("busy_timeout", "10000", 10000),
+    ("wal_autocheckpoint", "4000", 4000),
 )
 
 
