@@ -59,7 +59,9 @@ class Screen:
         )
 
     def attacked(self, name: str, found: Sequence[str]) -> None:
-        self._console.print(Text(f"  {name}: ") + Text("; ".join(found) or "nothing found", style="yellow"), soft_wrap=True)
+        self._console.print(
+            Text(f"  {name}: ") + Text("; ".join(found) or "nothing found", style="yellow"), soft_wrap=True
+        )
 
 
 def _plain(value: Decimal | int) -> str:

@@ -188,7 +188,7 @@ def test_links_lead_somewhere(name):
             assert anchor in anchors(path.read_text()), link
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith("bench/")])
+@pytest.mark.parametrize("name", list(PAGES))
 def test_files_and_modules_named_in_code_exist(name):
     """`tests/…`, `bench.…` and the like: a promise that names a test that is gone is no promise."""
     for path in re.findall(r"`((?:tests|src|bench|examples|demo)/[\w./*-]+)`", page(name)):

@@ -36,7 +36,7 @@ from openrouter_audit.capture.recorder import FinishedCall
 from openrouter_audit.config import Config, load_config
 from openrouter_audit.core.entries import CallIntent, CallOutcome, LogConfig, Mode
 from openrouter_audit.core.vocabulary import admit
-from openrouter_audit.errors import AlreadyInstalled, FlushTimeout, HomeError
+from openrouter_audit.errors import AlreadyInstalled, ConfigError, FlushTimeout, HomeError
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.keys import load_sealing_public_key
 from openrouter_audit.journal.spool import Spool, plain_values
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 REMEMBERED_RECEIPTS: Final = 10_000
 """Receipts that may still learn a settled cost or an index; older ones keep what they know."""
+MODES: Final = ("buffer", "strict")
 _POLL_S: Final = 0.05
 _MAX_UNWATCHED: Final = 64
 
@@ -123,6 +124,8 @@ class AuditLog:
         located.ensure()
         config = load_config(located.config_path)
         chosen: Mode = mode or config.capture.mode
+        if chosen not in MODES:
+            raise ConfigError(f"mode {chosen!r} is none of {', '.join(MODES)}", setting="capture.mode")
         return cls(
             located,
             config,
@@ -425,7 +428,7 @@ def require_home(home: str | os.PathLike[str] | None) -> Home:
     located = Home.locate(home)
     if not located.exists:
         raise HomeError(
-            f"there is no log in {located.path}; it is made by the first recorded call, or by init",
+            f"there is no log in {located.path}; install() makes one, and so does init",
             home=str(located.path),
         )
     return located

@@ -74,7 +74,8 @@ def audited_completion(
     chosen = client if client is not None else _default_client()
     if not audit.watches(str(chosen.base_url)):
         raise ConfigError(
-            f"{chosen.base_url.host} is not watched: add it to OPENROUTER_AUDIT_HOSTS", setting="capture.hosts"
+            f"{chosen.base_url.netloc.decode()} is not watched: add it to OPENROUTER_AUDIT_HOSTS",
+            setting="capture.hosts",
         )
     calls: list[FinishedCall] = []
     outside = collected.set(calls)

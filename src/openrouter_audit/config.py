@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -91,7 +91,8 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     try:
         return msgspec.convert(settings, type=Config, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"settings: {error}", setting=_at_fault(str(error))) from error
+        setting = _at_fault(str(error))
+        raise ConfigError(f"settings: {error}{_choices(setting)}", setting=setting) from error
 
 
 def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
@@ -108,6 +109,16 @@ def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
 
 def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _choices(setting: str | None) -> str:
+    """What a setting with a closed list of values may be."""
+    section, _, key = (setting or "").partition(".")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    if section not in kinds:
+        return ""
+    words = {field.name: get_args(field.type) for field in msgspec.structs.fields(kinds[section])}.get(key, ())
+    return f"; it may be {', '.join(words)}" if words and all(isinstance(word, str) for word in words) else ""
 
 
 def _at_fault(message: str) -> str | None:

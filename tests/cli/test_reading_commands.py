@@ -101,12 +101,12 @@ def test_show_finds_a_call_by_id_beginning_or_generation(home, name):
         assert A == entry["entry"]["id"]
 
 
-@pytest.mark.parametrize("name", ["0" * 32, "gen-nobody", ""])
-def test_show_says_where_there_is_no_such_call(home, name):
+@pytest.mark.parametrize(("name", "code"), [("0" * 32, 65), ("gen-nobody", 65), ("", 64)])
+def test_show_says_where_there_is_no_such_call(home, name, code):
     """Nothing on stdout, and not the wrong call."""
     done = run(home, "show", name)
 
-    assert (65, "") == (done.returncode, done.stdout)
+    assert (code, "") == (done.returncode, done.stdout)
     assert done.stderr
 
 

@@ -61,7 +61,7 @@ class History:
         self.append(list(entries))
 
     def _head(self, size: int) -> Head:
-        return Head(origin=self.origin, tree_size=size, root_hash=bytes(32), at_us=START_US, note="")
+        return Head(origin=self.origin, tree_size=size, root_hash=bytes(32), at_us=START_US, note="", edge=b"")
 
     def append(self, entries: Sequence[Facts]) -> None:
         texts = []

@@ -103,6 +103,7 @@ class Log:
             root_hash=root,
             at_us=self.at_us,
             note=self.keys.sign(tree_size=self.frontier.size, root_hash=root, at_us=self.at_us),
+            edge=self.frontier.edge(),
         )
         self.journal.commit(
             Commit(

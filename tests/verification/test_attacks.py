@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from tests.verification.logs import ORIGIN, Log, calls, classes, intent, outcome
@@ -48,7 +50,7 @@ def test_a_copy_without_keys_is_proven(copy):
     assert (350, 350) == (report.counts.intents, report.counts.outcomes)
 
 
-@pytest.mark.parametrize("index", [0, 255, 256, 300, 511])
+@pytest.mark.parametrize("index", [0, 255, 256, 300, 511, 512, 600, 699])
 def test_a_changed_byte_is_named_by_its_index(copy, index):
     attacks.change_byte(copy, index)
     report = verified(copy)
@@ -64,9 +66,39 @@ def test_two_neighbours_and_a_third_are_all_named(copy):
     assert [("entry_changed", 10), ("entry_changed", 11), ("entry_changed", 400)] == classes(verified(copy))
 
 
-def test_a_changed_byte_after_the_last_tile_is_bounded_by_kept_checkpoints(copy):
-    """No stored hash tells which one it is; the checkpoint at 600 tells that it is not before, the reports which call."""
+def test_changed_and_removed_entries_after_the_last_tile_are_all_named(copy):
+    """The hashes beside the checkpoint lead to the signed root, so each of them tells which entry is not what it was."""
+    for index in (520, 521, 690):
+        attacks.change_byte(copy, index)
+    attacks.swap_rows(copy, 530, 640)
+    report = verified(copy)
+
+    assert [
+        ("entry_changed", 520),
+        ("entry_changed", 521),
+        ("entry_changed", 690),
+        ("entry_reordered", 530),
+        ("entry_reordered", 640),
+    ] == classes(report, severity="tampered")
+
+
+def test_a_changed_hash_beside_the_checkpoint_is_named_as_the_tile_it_belongs_to(copy):
+    """The entries lead to the signed root and are genuine; what stands beside them was changed."""
+    edit_edge(copy, lambda edge: bytes(32) + edge[32:])
+
+    assert [("tile_mismatch", None)] == classes(verified(copy))
+
+
+def edit_edge(home, change):
+    with closing(sqlite3.connect(home / "journal.db")) as journal, journal:
+        (edge,) = journal.execute("SELECT edge FROM head").fetchone()
+        journal.execute("UPDATE head SET edge = ?", (change(edge),))
+
+
+def test_a_changed_byte_after_the_last_tile_is_bounded_where_its_hash_was_made_to_fit(copy):
+    """No genuine hash tells which one it is; the checkpoint at 600 tells that it is not before, the reports which call."""
     attacks.change_cost(copy, 651)
+    edit_edge(copy, lambda edge: bytes(len(edge)))
     report = verified(copy)
     mismatch = next(one for one in report.findings if one.kind == "root_mismatch")
 

@@ -15,7 +15,8 @@ from msgspec import Raw, Struct
 
 from openrouter_audit.capture.json_text import (
     NULL,
-    boolean,
+    Text,
+    Whole,
     integer,
     items,
     members,
@@ -62,55 +63,55 @@ Source = Literal["http", "body", "choice", "stream", "client"]
 
 
 class _Details(Struct, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: Whole | None = None
+    cache_write_tokens: Whole | None = None
+    reasoning_tokens: Whole | None = None
     upstream_inference_cost: Raw = NULL
 
 
 class _Usage(Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Whole | None = None
+    completion_tokens: Whole | None = None
+    input_tokens: Whole | None = None
+    output_tokens: Whole | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: Whole | None = None
+    cache_creation_input_tokens: Whole | None = None
     cost: Raw = NULL
     is_byok: bool | None = None
     cost_details: _Details | None = None
-    service_tier: str | None = None
+    service_tier: Text | None = None
 
 
 class _Choice(Struct, gc=False):
-    finish_reason: str | None = None
-    native_finish_reason: str | None = None
+    finish_reason: Text | None = None
+    native_finish_reason: Text | None = None
     error: Raw = NULL
 
 
 class _Top(Struct, gc=False):
-    type: str | None = None
-    object: str | None = None
-    id: str | None = None
-    generation_id: str | None = None
-    request_id: str | None = None
-    model: str | None = None
-    provider: str | None = None
-    status: str | None = None
+    type: Text | None = None
+    object: Text | None = None
+    id: Text | None = None
+    generation_id: Text | None = None
+    request_id: Text | None = None
+    model: Text | None = None
+    provider: Text | None = None
+    status: Text | None = None
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Raw = NULL
-    error_type: str | None = None
+    error_type: Text | None = None
     code: Raw = NULL
     response: Raw = NULL
     message: Raw = NULL
     delta: Raw = NULL
-    stop_reason: str | None = None
+    stop_reason: Text | None = None
     incomplete_details: Raw = NULL
-    service_tier: str | None = None
+    service_tier: Text | None = None
     openrouter_metadata: Raw = NULL
 
 
@@ -154,8 +155,7 @@ class Answer:
 
     def read_body(self, body: bytes) -> None:
         """A whole body, decoded; may be an `Excerpt`."""
-        start = body[:64].lstrip()[:1]
-        if start != b"{":
+        if body[:1] != b"{" and body[:64].lstrip()[:1] != b"{":
             return
         top = parse(_Top, body)
         if top is None:
@@ -176,7 +176,7 @@ class Answer:
             if kind in _ENDING_TYPES and self._endpoint == "responses":
                 self._status(kind.removeprefix("response."), _Top())
         else:
-            kind = text(top.type)
+            kind = top.type
             if kind is None:
                 self._read(top, "stream")
                 return False
@@ -207,19 +207,20 @@ class Answer:
             case "message_delta":
                 delta = members(_Error, top.delta)
                 if delta is not None:
-                    self._stop_reason(delta.stop_reason)
-                self._usage(top.usage)
+                    self._stop_reason(text(delta.stop_reason))
+                if top.usage is not None:
+                    self._usage(top.usage)
             case "error" if not present(top.error):
                 # Responses' own error event has code and message beside its type.
-                self._failed("stream", text(top.code) or number(top.code), text(top.error_type))
+                self._failed("stream", text(top.code) or number(top.code), top.error_type)
             case "image_generation.completed":
                 self.finished = True
                 self._read(top, "stream")
             case _:
                 inner = members(_Top, top.response)
                 self._read(inner or top, "stream")
-                if inner is not None and (word := text(top.error_type)) and self.failed:
-                    self.facts["error_type"] = word
+                if inner is not None and top.error_type and self.failed:
+                    self.facts["error_type"] = top.error_type
                 if inner is not None and present(top.openrouter_metadata):
                     self._metadata(top.openrouter_metadata)
 
@@ -228,46 +229,40 @@ class Answer:
         if not self.identified:
             self._identify(top)
         if top.choices is not None:
-            for value in items(top.choices):
-                self._choice(value)
+            for choice in top.choices:
+                if choice.finish_reason:
+                    facts["finish_reason"], self.finished = choice.finish_reason, True
+                if choice.native_finish_reason:
+                    facts["native_finish_reason"] = choice.native_finish_reason
+                if choice.error is not NULL:
+                    self._error(choice.error, "choice")
         elif top.stop_reason is not None:
             self._stop_reason(top.stop_reason)
-        elif (self._endpoint == "responses" or top.object == "response") and (status := text(top.status)):
-            self._status(status, top)
+        elif top.status and (self._endpoint == "responses" or top.object == "response"):
+            self._status(top.status, top)
         if top.usage is not None:
             self._usage(top.usage)
-        if tier := text(top.service_tier):
-            facts["service_tier"] = tier
+        if top.service_tier:
+            facts["service_tier"] = top.service_tier
         if top.openrouter_metadata is not NULL:
             self._metadata(top.openrouter_metadata)
         if top.error is not NULL:
             self._error(top.error, source)
-            if self.failed and (reference := text(top.request_id)):
-                facts["request_id"] = reference
+            if self.failed and top.request_id:
+                facts["request_id"] = top.request_id
 
     def _identify(self, top: _Top) -> None:
         facts = self.facts
-        identifier = text(top.generation_id) or text(top.id)
+        identifier = top.generation_id or top.id
         if identifier and self._endpoint not in _NOT_GENERATIONS:
             facts["generation_id"], facts["generation_source"] = identifier, "body"
             self.identified = True
-        for name, value in (("model", top.model), ("provider", top.provider)):
-            if value is not None and name not in facts and (word := text(value)):
-                facts[name] = word
+        if top.model and "model" not in facts:
+            facts["model"] = top.model
+        if top.provider and "provider" not in facts:
+            facts["provider"] = top.provider
 
-    def _choice(self, value: Any) -> None:
-        choice = members(_Choice, value)
-        if choice is None:
-            return
-        if word := text(choice.finish_reason):
-            self.facts["finish_reason"], self.finished = word, True
-        if word := text(choice.native_finish_reason):
-            self.facts["native_finish_reason"] = word
-        if choice.error is not NULL:
-            self._error(choice.error, "choice")
-
-    def _stop_reason(self, value: Any) -> None:
-        word = text(value)
+    def _stop_reason(self, word: str | None) -> None:
         if word:
             self.facts["native_finish_reason"] = word
             self.facts["finish_reason"] = _STOP_REASONS.get(word, word)
@@ -284,38 +279,34 @@ class Answer:
         self.facts["native_finish_reason"] = native or status
         self.finished = True
 
-    def _usage(self, value: Any) -> None:
-        usage = members(_Usage, value)
-        if usage is None:
-            return
+    def _usage(self, usage: _Usage) -> None:
+        """Each figure under chat's name, else under that of Responses, else under that of Messages."""
         self.priced = True
-        self._count("prompt_tokens", usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens)
-        made = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
-        self._count("completion_tokens", made)
-        asked = members(_Details, usage.prompt_tokens_details or usage.input_tokens_details)
-        if asked is not None:
-            self._count("cached_tokens", asked.cached_tokens)
-            self._count("cache_write_tokens", asked.cache_write_tokens)
-        else:
-            self._count("cached_tokens", usage.cache_read_input_tokens)
-            self._count("cache_write_tokens", usage.cache_creation_input_tokens)
-        thought = members(_Details, usage.completion_tokens_details or usage.output_tokens_details)
-        if thought is not None:
-            self._count("reasoning_tokens", thought.reasoning_tokens)
         facts = self.facts
-        if (cost := number(usage.cost) or text(usage.cost)) is not None:
+        asked = usage.prompt_tokens_details or usage.input_tokens_details
+        thought = usage.completion_tokens_details or usage.output_tokens_details
+        count = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+        if count is not None:
+            facts["prompt_tokens"] = count
+        count = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+        if count is not None:
+            facts["completion_tokens"] = count
+        count = usage.cache_read_input_tokens if asked is None else asked.cached_tokens
+        if count is not None:
+            facts["cached_tokens"] = count
+        count = usage.cache_creation_input_tokens if asked is None else asked.cache_write_tokens
+        if count is not None:
+            facts["cache_write_tokens"] = count
+        if thought is not None and thought.reasoning_tokens is not None:
+            facts["reasoning_tokens"] = thought.reasoning_tokens
+        if usage.cost is not NULL and (cost := number(usage.cost) or text(usage.cost)) is not None:
             facts["cost"] = cost
-        if (byok := boolean(usage.is_byok)) is not None:
-            facts["is_byok"] = byok
-        if tier := text(usage.service_tier):
-            facts["service_tier"] = tier
-        details = members(_Details, usage.cost_details)
-        if details is not None and (bill := number(details.upstream_inference_cost)) is not None:
+        if usage.is_byok is not None:
+            facts["is_byok"] = usage.is_byok
+        if usage.service_tier:
+            facts["service_tier"] = usage.service_tier
+        if usage.cost_details is not None and (bill := number(usage.cost_details.upstream_inference_cost)) is not None:
             facts["upstream_cost"] = bill
-
-    def _count(self, name: str, value: Any) -> None:
-        if value is not None and (whole := integer(value)) is not None:
-            self.facts[name] = whole
 
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)

@@ -3,24 +3,36 @@ Reads the few members it is asked for out of JSON text, and gets something out o
 
 A ladder of three: msgspec, where money and whatever has several forms stays `Raw`, its own text, digit for digit; the
 standard library, with numbers as text, for what msgspec refuses as a whole (one lone surrogate anywhere is enough, or one
-member of an unexpected type); and a scan for byte strings, for text that is nested too deep, cut or damaged. The functions
-below take the values of every rung and answer None to whatever is not of their kind.
+member of an unexpected type or length); and a scan for byte strings, for text that is nested too deep, cut or damaged.
+
+A member declared as `Text`, `Whole`, `bool` or another struct holds that or None, on every rung: msgspec's own checks see to
+it on the first, `members` on the second. What is `Raw` on the first rung may be anything on the second: the functions below
+take the values of every rung and answer None to whatever is not of their kind.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any, TypeVar
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 NULL = Raw(b"null")
 MAX_TEXT = 256
 """Longest word of a vocabulary is 128; what is longer is handed on cut, and refused further on for its length."""
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+"""A member that is a word; a longer one is cut on the second rung."""
+Whole = Annotated[int, Meta(ge=0, lt=10**18)]
+"""A member that is a number as `integer` takes it."""
 
 S = TypeVar("S", bound=Struct)
 _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+_readers: dict[type[Struct], tuple[tuple[str, Callable[[Any], Any]], ...]] = {}
+"""For the second rung, by struct: each member's name and what makes a value into one of its type."""
 _list_decoder = msgspec.json.Decoder(list[Raw])
 _text_decoder = msgspec.json.Decoder(str)
 
@@ -33,8 +45,9 @@ class Number(str):
 
 def parse(kind: type[S], text: bytes) -> S | None:
     """Members of a whole JSON object, by the first two rungs; None where both fail."""
+    decoder: msgspec.json.Decoder[S] = _decoders.get(kind) or _decoder(kind)
     try:
-        return _decoder(kind).decode(text)
+        return decoder.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     try:
@@ -59,7 +72,7 @@ def members(kind: type[S], value: Any) -> S | None:
             # A member of another type than expected: read it as the second rung does.
             return parse(kind, bytes(value))
     if isinstance(value, dict):
-        return kind(**{name: value[name] for name in kind.__struct_fields__ if name in value})
+        return kind(**{name: read(value[name]) for name, read in _readers_of(kind) if name in value})
     return None
 
 
@@ -182,3 +195,33 @@ def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     return decoder
+
+
+def _readers_of(kind: type[Struct]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    readers = _readers.get(kind)
+    if readers is None:
+        fields = msgspec.structs.fields(kind)
+        readers = _readers[kind] = tuple((field.name, _reader_of(field.type)) for field in fields)
+    return readers
+
+
+def _reader_of(kind: Any) -> Callable[[Any], Any]:
+    """What the first rung would have checked: `Raw` stays what it is, everything else is `… | None`."""
+    if kind is Raw:
+        return _unread
+    inner = typing.get_args(kind)[0]
+    if typing.get_origin(inner) is list:
+        (member,) = typing.get_args(inner)
+        return functools.partial(_list, _unread if member is Raw else functools.partial(members, member))
+    if typing.get_origin(inner) is Annotated:
+        base, meta = typing.get_args(inner)
+        return integer if base is int else functools.partial(text, limit=meta.max_length)
+    return boolean if inner is bool else functools.partial(members, inner)
+
+
+def _unread(value: Any) -> Any:
+    return value
+
+
+def _list(read: Callable[[Any], Any], value: Any) -> list[Any] | None:
+    return [one for each in value if (one := read(each)) is not None] if isinstance(value, list) else None

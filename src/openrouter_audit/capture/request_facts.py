@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
-from openrouter_audit.capture.json_text import NULL, boolean, integer, items, members, number, parse, scan, text, words
+from openrouter_audit.capture.json_text import (
+    NULL,
+    Text,
+    boolean,
+    integer,
+    items,
+    members,
+    number,
+    parse,
+    scan,
+    text,
+    words,
+)
 from openrouter_audit.core.entries import Parameters, ProviderPreferences
 
 MAX_MODELS = 16
@@ -15,10 +26,11 @@ MAX_TOOLS = 64
 MAX_PLUGINS = 16
 MAX_PERSON = 1024
 """Longest user or session id kept; OpenRouter's own limits are 512 and 256."""
+_Person = Annotated[str, Meta(max_length=MAX_PERSON)]
 
 
 class _Body(Struct, gc=False):
-    model: str | None = None
+    model: Text | None = None
     models: Raw = NULL
     fallbacks: Raw = NULL
     provider: Raw = NULL
@@ -27,8 +39,8 @@ class _Body(Struct, gc=False):
     input: Raw = NULL
     tools: Raw = NULL
     plugins: Raw = NULL
-    user: str | None = None
-    session_id: str | None = None
+    user: _Person | None = None
+    session_id: _Person | None = None
     metadata: Raw = NULL
     max_completion_tokens: Raw = NULL
     max_tokens: Raw = NULL
@@ -68,11 +80,10 @@ class _Named(Struct, gc=False):
     user_id: Raw = NULL
 
 
-@dataclass(slots=True)
-class RequestFacts:
+class RequestFacts(Struct):
     """Fields of `CallIntent` by name, and who the body says is asking."""
 
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = {}
     user: str | None = None
     session: str | None = None
 
@@ -84,12 +95,12 @@ def read_request(body: bytes) -> RequestFacts:
     parsed = parse(_Body, body)
     if parsed is None:
         return _scanned(body)
-    facts: dict[str, Any] = {"model": text(parsed.model), "stream": boolean(parsed.stream)}
+    facts: dict[str, Any] = {"model": parsed.model, "stream": parsed.stream}
     if parsed.models is not NULL or parsed.fallbacks is not NULL:
         _add_models(facts, parsed)
     if parsed.provider is not NULL:
         facts["provider"] = _preferences(parsed.provider)
-    if isinstance(parsed.messages, list):
+    if parsed.messages is not None:
         facts["message_count"] = len(parsed.messages)
     elif parsed.input is not NULL and (messages := items(parsed.input)):
         facts["message_count"] = len(messages)
@@ -101,10 +112,10 @@ def read_request(body: bytes) -> RequestFacts:
         named = (members(_Named, plugin) for plugin in items(parsed.plugins)[:MAX_PLUGINS])
         facts["plugins"] = tuple(name for plugin in named if plugin and (name := text(plugin.id)))
     facts["parameters"] = _parameters(parsed)
-    user = text(parsed.user, MAX_PERSON)
+    user = parsed.user
     if user is None and parsed.metadata is not NULL and (metadata := members(_Named, parsed.metadata)):
         user = text(metadata.user_id, MAX_PERSON)
-    return RequestFacts(facts, user, text(parsed.session_id, MAX_PERSON))
+    return RequestFacts(facts, user, parsed.session_id)
 
 
 def _scanned(body: bytes) -> RequestFacts:

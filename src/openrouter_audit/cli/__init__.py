@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tokens[0] in {"--help", "-h"}:
         print(_help())
         return 0
-    if tokens[0] == "--version":
+    if tokens[0] in {"--version", "-V"}:
         from openrouter_audit._version import __version__
 
         print(__version__)
@@ -73,7 +73,7 @@ def _leading_home(tokens: list[str]) -> tuple[str | None, list[str]]:
             home, tokens = tokens[1], tokens[2:]
         else:
             break
-    return home, tokens
+    return home or None, tokens
 
 
 def _help() -> str:

@@ -18,7 +18,10 @@ from openrouter_audit.errors import FlushTimeout, JournalUnavailable
 from openrouter_audit.journal.vault import Vault
 from openrouter_audit.reports.tables.sqlite import SqliteReports
 
-HomeOption = Annotated[Path | None, Parameter(show=False)]
+HomeOption = Annotated[
+    Path | None,
+    Parameter(help="Where the log is; default $OPENROUTER_AUDIT_HOME, else openrouter-audit in the XDG data folder."),
+]
 Format = Literal["table", "json", "csv"]
 WAIT_S = 2.0
 """Longest wait for another process that holds the lease (C3)."""
@@ -130,3 +133,5 @@ def print_rows(
         sys.stdout.writelines(csv_lines(columns, rows))
     else:
         print_table(columns, rows, title=title)
+        if not rows:
+            hint("no calls; openrouter-audit doctor says why")

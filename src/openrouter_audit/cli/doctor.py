@@ -157,6 +157,8 @@ def _print(findings: dict[str, Any]) -> None:
         if name != "problems":
             shown = ", ".join(value) if isinstance(value, list) else value
             print(f"{name.replace('_', ' '):<24} {printable(shown if shown != '' else None)}")
+    if findings.get("unsettled"):
+        print("(openrouter-audit settle asks for what is unsettled now)")
     for problem in findings["problems"]:
         print(f"! {printable(problem)}")
     if not findings["problems"]:

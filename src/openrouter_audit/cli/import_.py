@@ -30,6 +30,7 @@ from openrouter_audit.capture.attribution import reference_for
 from openrouter_audit.cli import EXIT_BAD_DATA, EXIT_UNAVAILABLE
 from openrouter_audit.cli.common import HomeOption, flush, hint, progress
 from openrouter_audit.core.entries import CallImported, Private
+from openrouter_audit.errors import ConfigError
 from openrouter_audit.reports.tables.sqlite import SqliteReports
 
 COLUMNS = (
@@ -71,6 +72,8 @@ def import_(
     from_skill:
         The database file; it is only read.
     """
+    if not from_skill.is_file():
+        raise ConfigError(f"{from_skill} is no file")
     with from_skill.open("rb") as file:
         source = file_digest(file, "sha256").hexdigest()
     try:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from openrouter_audit.cli.common import HomeOption
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.sqlite import SqliteJournal
 
 
-def init(*, home: Annotated[Path | None, Parameter(show=False)] = None, origin: str | None = None) -> None:
+def init(*, home: HomeOption = None, origin: str | None = None) -> None:
     """
     Make a home: keys, policy and an empty log with a signed checkpoint. A home that is there stays as it is.
 

@@ -15,7 +15,7 @@ from openrouter_audit.journal.publisher import Publication
 from openrouter_audit.journal.publisher import publish as publish_log
 
 
-def publish(directory: Path, *, home: HomeOption = None, format: Literal["table", "json"] = "table") -> None:  # noqa: A002 - the option's name (C3)
+def publish(directory: Path, /, *, home: HomeOption = None, format: Literal["table", "json"] = "table") -> None:  # noqa: A002 - the option's name (C3)
     """
     Write the log into a folder as C2SP tiles: checkpoint, tile/..., tile/entries/..., and the policy.
 

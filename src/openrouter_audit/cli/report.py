@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from openrouter_audit.audit_log import require_home
-from openrouter_audit.cli.common import Format, HomeOption, now_us, reading
+from openrouter_audit.cli.common import Format, HomeOption, hint, now_us, reading
 from openrouter_audit.config import load_config
 from openrouter_audit.errors import ConfigError
 from openrouter_audit.reports.period import parse_period
@@ -62,3 +62,5 @@ def report(
     else:
         since_text, until_text = period.since or "the beginning", period.until or "now"
         print_table(answer.columns, answer.rows, title=f"{name}, {since_text} to {until_text}, days in {zone}")
+        if not answer.rows:
+            hint("no calls; openrouter-audit doctor says why")

@@ -46,6 +46,12 @@ def settle(
         flush(source.audit)
     for key_hash in result.refused_keys:
         hint(f"OpenRouter refuses the key with the hash {key_hash}")
+    if result.no_key:
+        hint(f"{result.no_key} calls were made with keys that are not in $OPENROUTER_API_KEY")
+    if result.left:
+        hint(
+            f"{result.left} calls were not asked for: their host is not watched ($OPENROUTER_AUDIT_HOSTS), or does not answer"
+        )
     names = ("settled", "unresolved", "not_yet", "no_key", "left", "mismatched", "asked")
     if format == "json":
         from openrouter_audit.reports.render import json_text

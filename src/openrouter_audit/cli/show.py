@@ -9,6 +9,7 @@ import msgspec
 
 from openrouter_audit.cli import EXIT_BAD_DATA
 from openrouter_audit.cli.common import Format, HomeOption, Reading, hint, reading
+from openrouter_audit.errors import ConfigError
 from openrouter_audit.journal.sqlite import SqliteJournal
 from openrouter_audit.reports.people import join_people
 from openrouter_audit.reports.render import csv_lines, json_text, printable
@@ -30,6 +31,8 @@ def show(
     call:
         A call id, the beginning of one that only one call has, or a generation id.
     """
+    if not call:
+        raise ConfigError("CALL is empty")
     with reading(home) as source:
         found = source.reports.find(call)
         exact = [row for row in found if call == row["call_id"]] or found

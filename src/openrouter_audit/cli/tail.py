@@ -16,8 +16,7 @@ from openrouter_audit.reports.people import join_people
 from openrouter_audit.reports.render import csv_lines, json_text, printable
 from openrouter_audit.reports.rows import COLUMNS, ImportedReading, OutcomeReading, read_entry
 
-_SHOWN = ("timestamp", "call_id", "status", "model_used", "prompt_tokens", "completion_tokens", "total_cost")
-_SHOWN_ALSO = ("latency_ms", "user_id")
+_BRIEF = ("started", "call", "status", "model", "prompt", "completion", "cost", "ms", "user")
 _POLL_S = 0.5
 _PIECE = 500
 
@@ -44,8 +43,10 @@ def tail(
     with reading(home) as source:
         rows = list(join_people(source.reports.last_rows(number), source.vault))
         if not follow:
-            columns = COLUMNS if format != "table" else (*_SHOWN, *_SHOWN_ALSO)
-            print_rows(columns, rows, style=format)
+            if format == "table":
+                print_rows(_BRIEF, [_brief(row) for row in rows], style=format)
+            else:
+                print_rows(COLUMNS, rows, style=format)
             return 0
         sys.stdout.writelines(_lines(rows, format, header=True))
         sys.stdout.flush()
@@ -58,6 +59,22 @@ def tail(
         return 0
 
 
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """A call in a line of a terminal: `show` takes the beginning of its id, and has the rest."""
+    values = (
+        row["timestamp"][5:19].replace("T", " "),
+        row["call_id"][:8],
+        row["status"],
+        (row["model_used"] or row["model_requested"] or "").rpartition("/")[2] or None,
+        row["prompt_tokens"],
+        row["completion_tokens"],
+        row["total_cost"],
+        None if row["latency_ms"] is None else row["latency_ms"].partition(".")[0],
+        row["user_id"],
+    )
+    return dict(zip(_BRIEF, values, strict=True))
+
+
 def _lines(rows: Any, style: Format, *, header: bool) -> Iterator[str]:
     if style == "json":
         yield from (json_text(row) + "\n" for row in rows)
@@ -68,7 +85,7 @@ def _lines(rows: Any, style: Format, *, header: bool) -> Iterator[str]:
         yield from lines
     else:
         for row in rows:
-            yield "  ".join(printable(row[name]) for name in (*_SHOWN, *_SHOWN_ALSO)) + "\n"
+            yield "  ".join(printable(value) for value in _brief(row).values()) + "\n"
 
 
 def _ended(source: Reading) -> Iterator[list[dict[str, Any]]]:

@@ -36,7 +36,12 @@ _COLOURS: Final = {"proven": "32", "tampered": "31", "incomplete": "33", "cannot
 
 def verify(
     *,
-    home: Annotated[Path | None, Parameter(show=False)] = None,
+    home: Annotated[
+        Path | None,
+        Parameter(
+            help="Where the log is; default $OPENROUTER_AUDIT_HOME, else openrouter-audit in the XDG data folder."
+        ),
+    ] = None,
     policy: Path | None = None,
     format: Literal["table", "json"] = "table",  # noqa: A002 - the option's name (C3)
     reports: bool = True,
@@ -64,6 +69,8 @@ def verify(
             progress=progress,
             now_us=time.time_ns() // 1000 if now else None,
         )
+    if reports and not Home.locate(home).reports_path.exists():
+        print("openrouter-audit: there is no reports.db to compare with the entries", file=sys.stderr)
     if format == "json":
         print(json.dumps(report.as_json(), ensure_ascii=False))
     else:
@@ -84,6 +91,8 @@ def verify_home(
 
     The order of looking makes a log that grows meanwhile look consistent: what may be behind is read first.
     """
+    if not home.exists and not home.journal_path.exists():
+        return VerificationReport(verdict="cannot_tell", reason=f"there is no log in {home.path}")
     try:
         policy = decode_policy((policy_path or home.policy_path).read_bytes())
         heads = _known_heads(home)

@@ -177,6 +177,10 @@ class Frontier:
             root = node_hash(peak, root)
         return root
 
+    def edge(self) -> bytes:
+        """The leaf hashes of the unfinished tile, joined; empty where the last one is full."""
+        return bytes(self._pending[0]) if self._pending else b""
+
     def partial_tiles(self) -> list[Tile]:
         """The tiles not yet full, lowest level first; a level whose last tile is full has none."""
         return [

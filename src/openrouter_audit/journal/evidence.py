@@ -74,11 +74,13 @@ class JournalEvidence:
 
     def head(self) -> ShownHead:
         with _reading():
-            row = self._connection.execute("SELECT origin, tree_size, root, at_us, CAST(note AS BLOB) FROM head").get
+            row = self._connection.execute(
+                "SELECT origin, tree_size, root, at_us, CAST(note AS BLOB), CAST(edge AS BLOB) FROM head"
+            ).get
         if row is None:
             raise JournalUnavailable("journal.db has no head row")
-        origin, size, root, at_us, note = row
-        return ShownHead(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note)
+        origin, size, root, at_us, note, edge = row
+        return ShownHead(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note, edge=edge)
 
     def batches(self, start: int | None = None) -> Iterator[list[tuple[int, bytes]]]:
         next_index = _FIRST_INDEX if start is None else start
@@ -157,6 +159,7 @@ class SnapshotReader:
             root_hash=shown.root_hash,
             at_us=shown.at_us,
             note=shown.note.decode("utf-8", "replace"),
+            edge=shown.edge,
         )
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:

@@ -138,7 +138,7 @@ class Home:
             write_whole(self.policy_path, keys.policy())
         at_us = time.time_ns() // 1000
         note = keys.sign(tree_size=0, root_hash=EMPTY_ROOT, at_us=at_us)
-        empty = Head(origin=keys.origin, tree_size=0, root_hash=EMPTY_ROOT, at_us=at_us, note=note)
+        empty = Head(origin=keys.origin, tree_size=0, root_hash=EMPTY_ROOT, at_us=at_us, note=note, edge=b"")
         with SqliteJournal.create(self.journal_path, empty) as journal:
             head = journal.head()
         Vault.open(self.vault_path).close()

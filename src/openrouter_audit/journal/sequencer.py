@@ -174,6 +174,7 @@ class Sequencer:
             root_hash=root,
             at_us=at_us,
             note=self._keys.sign(tree_size=frontier.size, root_hash=root, at_us=at_us),
+            edge=frontier.edge(),
         )
         keep = at_us - self._last_kept_us >= CHECKPOINT_EVERY_US and bool(batch.texts)
         try:

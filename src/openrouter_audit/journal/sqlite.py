@@ -34,7 +34,7 @@ _SCHEMA = (
     " STRICT",
     "CREATE TABLE checkpoints (tree_size INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, note TEXT NOT NULL) STRICT",
     "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL, tree_size INTEGER NOT NULL,"
-    " root BLOB NOT NULL, at_us INTEGER NOT NULL, note TEXT NOT NULL) STRICT",
+    " root BLOB NOT NULL, at_us INTEGER NOT NULL, note TEXT NOT NULL, edge BLOB NOT NULL) STRICT",
     "CREATE TABLE positions (segment TEXT PRIMARY KEY, process TEXT NOT NULL, ordinal INTEGER NOT NULL,"
     " offset INTEGER NOT NULL, entries INTEGER NOT NULL, last_seq INTEGER NOT NULL, final INTEGER NOT NULL) STRICT",
     "CREATE TABLE open_calls (call_id TEXT PRIMARY KEY, segment TEXT NOT NULL, at_us INTEGER NOT NULL)"
@@ -88,6 +88,8 @@ class Head:
     root_hash: bytes
     at_us: int
     note: str
+    edge: bytes
+    """Leaf hashes of the unfinished tile, joined: with them `verify` can name an entry that no full tile speaks of yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,8 @@ class SqliteJournal:
         try:
             create_schema(connection, _SCHEMA)
             connection.execute(
-                "INSERT OR IGNORE INTO head VALUES (1, ?, ?, ?, ?, ?)",
-                (head.origin, head.tree_size, head.root_hash, head.at_us, head.note),
+                "INSERT OR IGNORE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)",
+                (head.origin, head.tree_size, head.root_hash, head.at_us, head.note, head.edge),
             )
         except apsw.Error as error:
             connection.close()
@@ -210,11 +212,11 @@ class SqliteJournal:
     # Reading ----------------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
-        row = self._connection.execute("SELECT origin, tree_size, root, at_us, note FROM head").fetchone()
+        row = self._connection.execute("SELECT origin, tree_size, root, at_us, note, edge FROM head").fetchone()
         if row is None:
             raise JournalUnavailable("journal.db has no head row")
-        origin, size, root, at_us, note = row
-        return Head(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note)
+        origin, size, root, at_us, note, edge = row
+        return Head(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note, edge=edge)
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
         """Rows `(index, stored text)` from `start` up to, not including, `stop`, in index order."""
@@ -344,8 +346,8 @@ class SqliteJournal:
         many("INSERT OR IGNORE INTO rewrites VALUES (?, ?)", commit.rewrites)
         head = commit.head
         execute(
-            "UPDATE head SET tree_size = ?, root = ?, at_us = ?, note = ? WHERE one = 1",
-            (head.tree_size, head.root_hash, head.at_us, head.note),
+            "UPDATE head SET tree_size = ?, root = ?, at_us = ?, note = ?, edge = ? WHERE one = 1",
+            (head.tree_size, head.root_hash, head.at_us, head.note, head.edge),
         )
         if commit.keep_checkpoint:
             execute("INSERT INTO checkpoints VALUES (?, ?, ?)", (head.tree_size, head.at_us, head.note))

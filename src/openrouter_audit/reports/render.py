@@ -76,13 +76,18 @@ def print_table(
     if console.width < _width_of(columns, shown):
         _print_records(console, columns, shown, title)
         return
-    table = Table(title=None if title is None else escape(title), title_justify="left", pad_edge=False, box=_box())
+    if title is not None:
+        console.print(title, markup=False, soft_wrap=True)
+    table = Table(pad_edge=False, box=_box())
     for name in columns:
         numeric = all(_is_numeric(row[name]) for row in shown) and bool(shown)
         table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(escape(printable(row[name])) for name in columns))
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")
 
 
 def _width_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> int:

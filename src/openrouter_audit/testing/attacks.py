@@ -101,9 +101,9 @@ def change_tile(home: Path, level: int, n: int) -> None:
 def put_back_checkpoint(home: Path, older: Path) -> None:
     """Put the genuine checkpoint of an older copy into the head row; entries and tiles stay."""
     with closing(sqlite3.connect(older / "journal.db")) as journal:
-        head = journal.execute("SELECT tree_size, root, at_us, note FROM head").fetchone()
+        head = journal.execute("SELECT tree_size, root, at_us, note, edge FROM head").fetchone()
     with _tampering(home) as journal:
-        journal.execute("UPDATE head SET tree_size = ?, root = ?, at_us = ?, note = ?", head)
+        journal.execute("UPDATE head SET tree_size = ?, root = ?, at_us = ?, note = ?, edge = ?", head)
 
 
 def put_back_journal(home: Path, older: Path) -> None:
@@ -134,6 +134,7 @@ def rewrite_everything(
         journal.executemany(
             "INSERT INTO tiles VALUES (?, ?, ?)", [(tile.level, tile.index, tile.data) for tile in tiles]
         )
+        journal.execute("UPDATE head SET edge = ?", (tree.edge(),))
         if checkpoint:
             origin, size, note = journal.execute("SELECT origin, tree_size, note FROM head").fetchone()
             root = encode_base64(tree.root())

@@ -21,6 +21,8 @@ class ShownHead:
     at_us: int
     note: bytes
     """The signed checkpoint, byte for byte."""
+    edge: bytes
+    """Leaf hashes of the entries after the last full tile, joined; empty where the store does not have them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

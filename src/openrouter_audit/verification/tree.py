@@ -11,8 +11,10 @@ hashes of the tiles. At the end three roots can be compared: the signed one, tha
 - Neither does: something was made over to fit. What can still be said is said by older checkpoints, which are kept every
   hour: the first one that does not fit bounds the place from above, the last one that does from below.
 
-Entries after the last full tile have no stored hash. A gap between them shows by its index; for the rest we try which
-single repair (two entries swapped, one taken out) leads to the signed root, and if one does, it is proven to be the one.
+The hashes of entries after the last full tile stand beside the checkpoint, as the store's word. A gap between the rows
+shows by its index; for the rest we try which single repair (two entries swapped, one taken out) leads to the signed root,
+and if one does, it is proven to be the one. Where none does and the stored hashes lead to the signed root, they are
+genuine, and name each entry that is not what it was.
 """
 
 from __future__ import annotations
@@ -56,14 +58,18 @@ class TreeCheck:
     Args:
         tree_size: As the checkpoint says.
         root_hash: As the checkpoint says.
+        edge: Leaf hashes after the last full tile, joined, as the store has them; may be empty.
         sizes: Sizes of older checkpoints at which the root is wanted; see `roots`.
     """
 
-    def __init__(self, *, tree_size: int, root_hash: bytes, read_tile: ReadTile, sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, *, tree_size: int, root_hash: bytes, read_tile: ReadTile, edge: bytes = b"", sizes: Sequence[int] = ()
+    ) -> None:
         self._tree_size, self._root_hash, self._read_tile = tree_size, root_hash, read_tile
         self._sizes = sorted(size for size in sizes if size <= tree_size)
         self._next_size = self._sizes[0] if self._sizes else tree_size + 1
         self._tail_start = tree_size - tree_size % TILE_WIDTH
+        self._edge = [edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)]
         self._entries = Frontier()
         self._tiles: Frontier | None = None  # from the first difference on: the tree over the stored hashes
         self._unlike_entries: list[tuple[int, int]] = []  # stored tiles that the entries do not lead to
@@ -175,6 +181,8 @@ class TreeCheck:
         if whole and root == self._root_hash:
             found = [_changed_tile(level, n) for level, n in self._unlike_entries]
             found += [_missing(index) for index in self._missing]
+            if self._edge and self._edge != [self._tail[index] for index in range(self._tail_start, self._tree_size)]:
+                found.append(_changed_tile(0, self._tail_start // TILE_WIDTH))
             return TreeResult(root_hash=root, whole=True, findings=tuple(found), shift=0)
         found = [_changed_tile(level, n) for level, n in self._unlike_children]
         alignment = _Alignment(
@@ -192,7 +200,7 @@ class TreeCheck:
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]
         if not tail_missing and self._tiles_root(alignment) != self._root_hash:
-            repair = self._repair_tail(alignment)
+            repair = self._repair_tail(alignment) or self._named_by_edge()
             shift += sum(one.kind == "entry_extra" for one in repair)
             found += repair or [self._root_finding(root)]
         return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=shift)
@@ -245,6 +253,27 @@ class TreeCheck:
                 )
             ]
         return []
+
+    def _named_by_edge(self) -> list[Finding]:
+        """The rows after the last full tile that are not what their stored hashes say, where these are genuine."""
+        tree = self._full_tree()
+        tree.extend([hash_ for hash_ in self._edge if len(hash_) == HASH_BYTES])
+        if tree.size != self._tree_size or tree.root() != self._root_hash:
+            return []
+        signed = dict(enumerate(self._edge, self._tail_start))
+        differing = {index: hash_ for index, hash_ in signed.items() if self._tail.get(index) != hash_}
+        homes = {hash_: index for index, hash_ in signed.items()}
+        found = []
+        for index, hash_ in differing.items():
+            row = self._tail.get(index)
+            if row is None:
+                found.append(_missing(index))
+            elif homes.get(row) in differing:
+                found.append(finding("entry_reordered", f"holds entry {homes[row]}", index=index))
+            else:
+                detail = f"its hash is {row.hex()}, signed is {hash_.hex()}"
+                found.append(finding("entry_changed", detail, index=index))
+        return found
 
     def _root_finding(self, root: bytes) -> Finding:
         detail = f"the entries lead to root {root.hex()}, signed is {self._root_hash.hex()}"

@@ -88,6 +88,7 @@ class Verifier:
             tree_size=self._checkpoint.tree_size,
             root_hash=self._checkpoint.root_hash,
             read_tile=self._source.tile,
+            edge=head.edge,
             sizes=[size for size, _ in earlier],
         )
         self._read_entries(tree)
