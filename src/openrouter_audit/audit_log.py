@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import logging
 import os
 import threading
@@ -25,6 +24,8 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
+
+import msgspec
 
 from openrouter_audit._version import __version__
 from openrouter_audit.capture import explicit, transports
@@ -368,7 +369,7 @@ def _admitted(call: FinishedCall) -> FinishedCall:
     """The call as the journal will tell it: a key given in the place of a model's name is not for a log line either."""
     intent, outcome = admit(plain_values(call.intent)), admit(plain_values(call.outcome))
     if isinstance(intent, CallIntent) and isinstance(outcome, CallOutcome):
-        return dataclasses.replace(call, intent=intent, outcome=outcome)
+        return msgspec.structs.replace(call, intent=intent, outcome=outcome)
     return call
 
 
