@@ -127,8 +127,8 @@ def _run(name: str, tokens: list[str], home: str | None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or type(error).__name__}", EXIT_UNAVAILABLE)
-    except ModuleNotFoundError as error:
-        return _fail(f"{name} needs the module {error.name}, which is not installed", EXIT_UNAVAILABLE)
+    except ImportError as error:
+        return _fail(error, EXIT_UNAVAILABLE)  # an extra is not installed; the message says which
 
 
 def _fail(message: object, code: int) -> int:

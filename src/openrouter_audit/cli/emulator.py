@@ -11,7 +11,7 @@ from cyclopts import Parameter
 def emulator(
     *,
     port: int = 0,
-    seed: int = 0,
+    seed: int | None = None,
     books: Annotated[Path | None, Parameter(help="Append a JSON line for every call to this file.")] = None,
 ) -> None:
     """
@@ -24,7 +24,8 @@ def emulator(
     port:
         0 takes any that is free.
     seed:
-        Equal requests in equal order give equal bytes under one seed.
+        Equal requests in equal order give equal bytes under one seed. Without one, no two runs give out the same
+        generation id.
     """
     from openrouter_audit.testing.emulator import serve
 
