@@ -71,12 +71,12 @@ class FakeClock:
     """Moves one millisecond at each look at its monotonic side."""
 
     def __init__(self):
-        self.ticks = itertools.count(0, 1000)
+        self.ticks = itertools.count(0, 1_000_000)
 
-    def wall_us(self):
-        return 1_795_424_400_000_000
+    def wall_ns(self):
+        return 1_795_424_400_000_000_000
 
-    def monotonic_us(self):
+    def monotonic_ns(self):
         return next(self.ticks)
 
 

@@ -108,12 +108,6 @@ class EventScanner:
         if rest:
             self._carry.add(rest)
             self._carrying = True
-        if not self.opening:
-            for marker in self._markers:
-                if marker in data:
-                    break
-            else:
-                return ()
         return self._wanted(data)
 
     def flush(self) -> Sequence[bytes]:

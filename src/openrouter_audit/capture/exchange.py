@@ -30,8 +30,9 @@ At most 256 KiB of an exchange are kept, and nothing of it once it is over.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from openrouter_audit.capture.answer_facts import Answer
 from openrouter_audit.capture.attribution import Scope, reference_for
@@ -49,13 +50,13 @@ from openrouter_audit.capture.event_stream import (
     Excerpt,
 )
 from openrouter_audit.capture.json_text import MAX_TEXT, clean
-from openrouter_audit.capture.openrouter import Route, api_key, key_hash, retry_after_ms, route, sdk
+from openrouter_audit.capture.openrouter import Route, caller_of, retry_after_ms, route
 from openrouter_audit.capture.request_facts import MAX_PERSON, RequestFacts, read_request
 from openrouter_audit.core.commitments import Commitment, commit, derive_keys
 from openrouter_audit.core.entries import CallIntent, CallOutcome, Mode, Private, RedirectHop, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from openrouter_audit.capture.failures import Failure
     from openrouter_audit.capture.grouping import Place
@@ -81,24 +82,22 @@ _BODILESS_STATUSES = frozenset({204, 304})
 
 
 class Clock(Protocol):
-    def wall_us(self) -> int: ...
-    def monotonic_us(self) -> int: ...
+    """Nanoseconds, so that the machine's own functions will do: one of them is asked at every piece of every answer."""
+
+    @property
+    def wall_ns(self) -> Callable[[], int]: ...
+    @property
+    def monotonic_ns(self) -> Callable[[], int]: ...
 
 
 class SystemClock:
-    """Microseconds of the machine's clocks."""
+    """The machine's clocks."""
 
-    @staticmethod
-    def wall_us() -> int:
-        return time.time_ns() // 1000
-
-    @staticmethod
-    def monotonic_us() -> int:
-        return time.monotonic_ns() // 1000
+    wall_ns = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
-@dataclass(slots=True, kw_only=True)
-class SentRequest:
+class SentRequest(Struct, kw_only=True):
     """A request about to be sent, as its client library has it."""
 
     request: Any
@@ -125,7 +124,6 @@ class CallExchange:
         "_answer",
         "_call_id",
         "_chunks",
-        "_clock",
         "_commitment",
         "_decoder",
         "_endings",
@@ -146,14 +144,14 @@ class CallExchange:
         "_start",
         "_status",
         "_undecodable",
+        "_wall",
         "api_key",
         "base_url",
         "over",
     )
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._now = clock.monotonic_us
+        self._wall, self._now = clock.wall_ns, clock.monotonic_ns
         self._status: int | None = None
         self._chunks = self._size = 0
         self._expected: int | None = None
@@ -195,14 +193,15 @@ class CallExchange:
             call_key: 32 random bytes, new: the key of both commitments (C8).
         """
         self._start = self._now()
-        at_us = self._clock.wall_us()
+        at_us = self._wall() // 1000
         body = request.body
         self._call_id, self._method = call_id, request.method
         self._route = kind = route(request.method, request.path)
         self._answer = Answer(kind.endpoint)
         keys = derive_keys(call_key)
         self._response_key = keys.response
-        self.api_key = key = api_key(headers)
+        caller = caller_of(headers)
+        self.api_key = caller.api_key
         authority = request.host if request.port is None else f"{request.host}:{request.port}"
         self.base_url = f"{request.scheme}://{authority}{kind.base}"
         asked = read_request(body) if body else RequestFacts()
@@ -216,8 +215,8 @@ class CallExchange:
             method=request.method,
             path=kind.path,
             host=authority,
-            sdk=sdk(headers),
-            key_hash=None if key is None else key_hash(key),
+            sdk=caller.sdk,
+            key_hash=caller.key_hash,
             request_bytes=None if body is None else len(body),
             request_commitment=None if body is None else commit(keys.request, body).hex(),
             mode=mode,
@@ -257,12 +256,18 @@ class CallExchange:
         """Status line and header fields (lower-case names) came."""
         self._first_byte = self._last_byte = self._now()
         self._status = status
-        self._read_headers(headers)
+        facts = self._facts
+        for name, field in _HEADER_FIELDS:
+            value = headers.get(name)
+            if value is not None:
+                facts[field] = value[:MAX_TEXT].decode("latin-1")
+        if b"retry-after" in headers or b"retry-after-ms" in headers:
+            facts["retry_after_ms"] = retry_after_ms(headers)
         if hops:
-            self._facts["redirects"] = hops
+            facts["redirects"] = hops
         self._commitment = Commitment(self._response_key)
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in {b"identity", b""}:
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None and (encoding := encoding.strip().lower()) not in {b"identity", b""}:
             self._decoder = decoder_for(encoding.decode("latin-1"))
             self._undecodable = self._decoder is None
         if status < 400 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
@@ -270,17 +275,21 @@ class CallExchange:
             self._scanner = EventScanner(markers)
             return
         self._kept = Excerpt()
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and b"transfer-encoding" not in headers and not self._is_bodiless():
+        length = headers.get(b"content-length")
+        if (
+            length is not None
+            and length.isdigit()
+            and b"transfer-encoding" not in headers
+            and status not in _BODILESS_STATUSES
+            and self._method != "HEAD"
+        ):
             self._expected = int(length)
 
     def body(self, piece: bytes) -> CallOutcome | None:
         """A piece of body came, as it came off the wire; the outcome, if the answer ends in it."""
-        if self.over:
-            return None
-        self._last_byte = self._now()
         held = self._held
         if held is not None:
+            self._last_byte = self._now()
             self._held_bytes += len(piece)
             if self._held_bytes < HELD_BYTES and piece[-1:] == b"\n":
                 for ending in self._endings:
@@ -292,6 +301,10 @@ class CallExchange:
             self._held = None
             self._chunks += len(held)
             piece = b"".join((*held, piece))
+        elif self.over:
+            return None
+        else:
+            self._last_byte = self._now()
         self._chunks += 1
         self._size += len(piece)
         if self._commitment is not None:
@@ -394,15 +407,6 @@ class CallExchange:
         self._facts.update(error_code="AuditUnavailable", error_source="client")
         return self._outcome("refused", complete=False)
 
-    def _read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        facts = self._facts
-        for name, field in _HEADER_FIELDS:
-            value = headers.get(name)
-            if value is not None:
-                facts[field] = value[:MAX_TEXT].decode("latin-1")
-        if b"retry-after" in headers or b"retry-after-ms" in headers:
-            facts["retry_after_ms"] = retry_after_ms(headers)
-
     def _is_bodiless(self) -> bool:
         return self._method == "HEAD" or self._status in _BODILESS_STATUSES
 
@@ -447,7 +451,7 @@ class CallExchange:
         return any(marker in data for marker in _CHAT_TOKENS)
 
     def _complete(self) -> CallOutcome:
-        if self._kept is not None and self._kept:
+        if self._kept is not None:
             self._answer.read_body(self._kept.take())
         if self._undecodable and self._facts.get("error_type") == "decode":
             self._facts.update(error_code="decode", error_source="client")
@@ -478,16 +482,16 @@ class CallExchange:
         outcome = CallOutcome(
             v=1,
             id=self._call_id,
-            at_us=self._clock.wall_us(),
+            at_us=self._wall() // 1000,
             status=status,
             complete=complete,
             http_status=http_status,
-            first_byte_us=None if self._first_byte is None else self._first_byte - start,
-            first_token_us=None if self._first_token is None else self._first_token - start,
-            last_byte_us=None if self._last_byte is None else self._last_byte - start,
+            first_byte_us=None if self._first_byte is None else (self._first_byte - start) // 1000,
+            first_token_us=None if self._first_token is None else (self._first_token - start) // 1000,
+            last_byte_us=None if self._last_byte is None else (self._last_byte - start) // 1000,
             response_bytes=self._size if seen else None,
             chunks=self._chunks if seen else None,
-            response_commitment=None if self._commitment is None else self._commitment.hexdigest(),
+            response_commitment=None if self._commitment is None else self._commitment.digest().hex(),
             **facts,
         )
         self._kept = self._scanner = self._decoder = self._commitment = None

@@ -67,7 +67,7 @@ def wrap(client: T, recorder: Recorder, hosts: HostSet) -> T:
 
 def _watch_one(client: Any, watch: Watch) -> None:
     if _MARK in client.__dict__:
-        client.__dict__[_MARK].recorder, client.__dict__[_MARK].hosts = watch.recorder, watch.hosts
+        client.__dict__[_MARK].point(watch.recorder, watch.hosts)
         return
     original = client.send
     if _is_async(client):

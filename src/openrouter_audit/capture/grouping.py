@@ -19,6 +19,8 @@ REMEMBERED = 8
 """Failed attempts kept for each context: a task rarely has more than one retry loop open."""
 
 _ATTRIBUTE = "_openrouter_audit_place"
+_FIRST = (None, b"0")
+"""Values of `x-stainless-retry-count` that say nothing of an earlier attempt."""
 _KEY = os.urandom(16)
 
 
@@ -52,8 +54,7 @@ def place_of(
         url: Anything whose text is the URL; looked at for retries only.
     """
     before: tuple[str, int] | None = getattr(request, _ATTRIBUTE, None)
-    count = _count(retry_count)
-    if before is None and count:
+    if before is None and retry_count not in _FIRST and (count := _count(retry_count)):
         digest = _digest(method, url, body)
         for failed in _failed.get():
             if failed.digest == digest and failed.retry_count == count - 1:

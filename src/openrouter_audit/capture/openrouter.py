@@ -124,7 +124,42 @@ def _classify(method: str, path: str) -> Route:
 
 def headers_of(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Header fields by lower-case name; of equal ones the last."""
-    return {name.lower(): value for name, value in raw}
+    fields: dict[bytes, bytes] = {}
+    for name, value in raw:
+        fields[name.lower()] = value
+    return fields
+
+
+class Caller(NamedTuple):
+    """Who makes a request, as its headers say. Printing it shows nothing."""
+
+    api_key: str | None
+    key_hash: str | None
+    sdk: str | None
+
+    def __repr__(self) -> str:
+        return "Caller()"
+
+
+_callers: dict[tuple[bytes | None, ...], Caller] = {}
+"""By the header values that say it, as many as `_MAX_CACHED`: a client says the same with every call."""
+
+
+def caller_of(headers: Mapping[bytes, bytes]) -> Caller:
+    """The key, its hash and the SDK of a request."""
+    said = (
+        headers.get(b"authorization"),
+        headers.get(b"x-api-key"),
+        headers.get(b"user-agent"),
+        headers.get(b"x-stainless-package-version"),
+    )
+    caller = _callers.get(said)
+    if caller is None:
+        if len(_callers) >= _MAX_CACHED:
+            _callers.clear()
+        key = api_key(headers)
+        caller = _callers[said] = Caller(key, None if key is None else key_hash(key), sdk(headers))
+    return caller
 
 
 def api_key(headers: Mapping[bytes, bytes]) -> str | None:
@@ -141,9 +176,6 @@ def key_hash(key: str) -> str:
     return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest()
 
 
-_products: dict[tuple[bytes | None, bytes | None], str | None] = {}
-
-
 def sdk(headers: Mapping[bytes, bytes]) -> str | None:
     """
     Which client made the request, `openai/3.54.0`.
@@ -151,17 +183,8 @@ def sdk(headers: Mapping[bytes, bytes]) -> str | None:
     Knows the forms `OpenAI/Python 3.54.0` with `x-stainless-package-version`, Speakeasy's
     `speakeasy-sdk/python 1.3.84 2.914.0 1.0.0 openrouter`, and the common `name/version …`.
     """
-    agent, version = headers.get(b"user-agent"), headers.get(b"x-stainless-package-version")
-    if (agent, version) in _products:
-        return _products[agent, version]
-    if len(_products) >= _MAX_CACHED:
-        _products.clear()
-    product = _products[agent, version] = _product(agent, version)
-    return product
-
-
-def _product(agent: bytes | None, version: bytes | None) -> str | None:
-    parts = (agent or b"")[:256].decode("latin-1").split()
+    agent, version = headers.get(b"user-agent", b""), headers.get(b"x-stainless-package-version")
+    parts = agent[:256].decode("latin-1").split()
     if not parts:
         return None
     if parts[0].startswith("speakeasy-sdk/") and len(parts) > 2:

@@ -63,8 +63,10 @@ class RecordedCall:
         "_retry_count",
         "_sent",
         "_token",
-        "_unsynced",
+        "body",
+        "over",
         "strict",
+        "unsynced",
     )
 
     def __init__(self, recorder: Recorder, sent: SentRequest, clock: Clock) -> None:
@@ -73,7 +75,10 @@ class RecordedCall:
         random = os.urandom(2 * 16 + CALL_KEY_BYTES)
         self._recorder = recorder
         self.strict = recorder.mode == "strict"
-        self._unsynced = False
+        self.over = False
+        """The outcome is written, or counted as lost."""
+        self.unsynced = False
+        """Strict mode: the outcome is written and `sync_outcome` is due before anything more is handed on."""
         self._sent: SentRequest | None = sent
         self._retry_count = fields.get(_RETRY_COUNT)
         self._place = place_of(
@@ -85,6 +90,8 @@ class RecordedCall:
             body=sent.body,
         )
         self._exchange = CallExchange(clock)
+        self.body = self._exchange.body
+        """`piece` for those who see many: what it raises they count as a fault, what it returns goes to `ended`."""
         scope = current_scope()
         self._intent, self._private = self._exchange.begin(
             sent,
@@ -129,10 +136,6 @@ class RecordedCall:
     def private(self) -> Private:
         return self._private
 
-    @property
-    def over(self) -> bool:
-        return self._exchange.over
-
     def sync_intent(self) -> None:
         """
         Strict mode: return when the intent is on disk. Blocks.
@@ -143,19 +146,14 @@ class RecordedCall:
         try:
             self._recorder.sync(self._token)
         except AuditUnavailable:
-            self._end(self._exchange.refused())
+            self.ended(self._exchange.refused())
             raise
         except Exception as error:
             faults.count("sync", error)
 
-    @property
-    def unsynced(self) -> bool:
-        """Strict mode: the outcome is written and `sync_outcome` is due before anything more is handed on."""
-        return self._unsynced
-
     def sync_outcome(self) -> None:
         """Strict mode: return when the outcome is on disk. Blocks, and never raises: the caller always gets its bytes."""
-        self._unsynced = False
+        self.unsynced = False
         try:
             self._recorder.sync(self._token)
         except Exception as error:
@@ -178,7 +176,7 @@ class RecordedCall:
             faults.count("body", error)
         else:
             if outcome is not None:
-                self._end(outcome)
+                self.ended(outcome)
 
     def whole(self, content: bytes, *, raw_bytes: int, encoded: bool) -> None:
         """The body, where somebody had read it before it could be watched."""
@@ -209,7 +207,7 @@ class RecordedCall:
         Args:
             error: What is being handled while the response is closed.
         """
-        if not self._exchange.over:
+        if not self.over:
             self._tell("closed", lambda: self._exchange.closed(interrupted=interrupted(error)))
 
     def _may_be_retried(self) -> None:
@@ -226,15 +224,16 @@ class RecordedCall:
             faults.count(place, error)
             return
         if outcome is not None:
-            self._end(outcome)
+            self.ended(outcome)
 
-    def _end(self, outcome: CallOutcome) -> None:
+    def ended(self, outcome: CallOutcome) -> None:
         """Write the outcome, then let everybody know; frees the body and the segment."""
+        self.over = True
         token, self._sent = self._token, None
         try:
             written = self._recorder.write(outcome, follows=token)
             self._token = written if self.strict else None
-            self._unsynced = self.strict
+            self.unsynced = self.strict
         except Exception as error:
             faults.count("outcome", error)
         try:
@@ -262,7 +261,9 @@ def _record_loss(recorder: Recorder, clock: Clock) -> None:
         AuditUnavailable: Not even that can be written, so nothing may be sent.
     """
     try:
-        recorder.write(LogLoss(v=1, id=os.urandom(16).hex(), at_us=clock.wall_us(), reason="capture_fault", count=1))
+        recorder.write(
+            LogLoss(v=1, id=os.urandom(16).hex(), at_us=clock.wall_ns() // 1000, reason="capture_fault", count=1)
+        )
     except AuditUnavailable:
         raise
     except Exception as error:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
+from openrouter_audit.capture.recorded_call import faults
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import ModuleType
@@ -28,28 +30,37 @@ def watched_sync(module: ModuleType) -> type[Any]:
 
         def __iter__(self) -> Iterator[bytes]:
             call = self._call
-            tell = call.piece
+            tell = call.body
             try:
                 for piece in self._stream:
-                    tell(piece)
-                    if call.unsynced:
-                        call.sync_outcome()
+                    try:
+                        outcome = tell(piece)
+                    except Exception as fault:
+                        faults.count("body", fault)
+                    else:
+                        if outcome is not None:
+                            call.ended(outcome)
+                            if call.unsynced:
+                                call.sync_outcome()
                     yield piece
             except GeneratorExit:
                 raise  # the reader stopped; whoever closes the response says how
             except BaseException as error:
                 call.failed(error)
                 raise
-            call.end()
-            if call.unsynced:
-                call.sync_outcome()
+            if not call.over:
+                call.end()
+                if call.unsynced:
+                    call.sync_outcome()
 
         def close(self) -> None:
             self._call.closed(sys.exc_info()[1])
             self._stream.close()
 
         def __del__(self) -> None:
-            _lost(self)
+            call = self.__dict__.get("_call")
+            if call is not None and not call.over:
+                _lost(call)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(_inner(self, name), name)
@@ -67,13 +78,19 @@ def watched_async(module: ModuleType) -> type[Any]:
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             call = self._call
-            tell = call.piece
+            tell = call.body
             stream = self._stream.__aiter__()
             try:
                 async for piece in stream:
-                    tell(piece)
-                    if call.unsynced:
-                        await in_thread(call.sync_outcome)
+                    try:
+                        outcome = tell(piece)
+                    except Exception as fault:
+                        faults.count("body", fault)
+                    else:
+                        if outcome is not None:
+                            call.ended(outcome)
+                            if call.unsynced:
+                                await in_thread(call.sync_outcome)
                     yield piece
             except GeneratorExit:
                 raise
@@ -83,16 +100,19 @@ def watched_async(module: ModuleType) -> type[Any]:
             finally:
                 if isinstance(stream, AsyncGenerator):
                     await stream.aclose()  # as the library does for its own: not left to the garbage collector
-            call.end()
-            if call.unsynced:
-                await in_thread(call.sync_outcome)
+            if not call.over:
+                call.end()
+                if call.unsynced:
+                    await in_thread(call.sync_outcome)
 
         async def aclose(self) -> None:
             self._call.closed(sys.exc_info()[1])
             await self._stream.aclose()
 
         def __del__(self) -> None:
-            _lost(self)
+            call = self.__dict__.get("_call")
+            if call is not None and not call.over:
+                _lost(call)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(_inner(self, name), name)
@@ -107,10 +127,10 @@ async def in_thread(blocking: Any) -> None:
     await anyio.to_thread.run_sync(blocking)
 
 
-def _lost(stream: Any) -> None:
+def _lost(call: RecordedCall) -> None:
     """The last reference is gone. Runs inside the garbage collector, perhaps while the interpreter ends."""
     try:
-        stream.__dict__["_call"].closed()
+        call.closed()
     except BaseException:
         return  # nobody is there to be told
 

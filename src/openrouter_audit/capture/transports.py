@@ -57,11 +57,17 @@ _taken: ContextVar[_Token | None] = ContextVar("openrouter_audit_taken", default
 class Watch:
     """A recorder and the hosts it is for; sends requests through itself."""
 
-    __slots__ = ("hosts", "recorder")
+    __slots__ = ("_calls", "hosts", "recorder")
 
     def __init__(self, recorder: Recorder, hosts: HostSet) -> None:
+        self.point(recorder, hosts)
+
+    def point(self, recorder: Recorder, hosts: HostSet) -> None:
+        """Record elsewhere, or other hosts, from the next request on."""
         self.recorder = recorder
         self.hosts = hosts
+        self._calls: set[tuple[str, str, str, int | None, str]] = set()
+        """Method, scheme, host, port and path of requests known to be calls; emptied when full. Threads may race."""
 
     def send(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A synchronous `send` of either library; `wrapped` is the bound original."""
@@ -126,35 +132,51 @@ class Watch:
     def _begin(self, request: Any) -> RecordedCall | None:
         """The call this request is; None where it is none, or somebody else's."""
         try:
-            url = request.url
-            host, port = url.host, url.port
-            if not self.hosts.watches(host, port or _DEFAULT_PORTS.get(url.scheme)):
-                self.hosts.notice(host, port, url.path)
+            url, method = request.url, request.method
+            scheme, host, port, path = url.scheme, url.host, url.port, url.path
+            if (method, scheme, host, port, path) not in self._calls and not self._is_call(
+                method, scheme, host, port, path
+            ):
                 return None
             token = _taken.get()
             if token is not None and token.covers(request):
                 return None
-            method, path = request.method, url.path
-            if not route(method, path).is_call:
-                return None
+            try:
+                body = request.content
+            except Exception:
+                body = None  # a stream: the library raises its own RequestNotRead
             sent = SentRequest(
                 request=request,
                 url=url,
                 method=method,
-                scheme=url.scheme,
+                scheme=scheme,
                 host=host,
                 port=port,
                 path=path,
                 headers=request.headers.raw,
-                body=_known_body(request),
+                body=body,
             )
         except Exception as error:
             faults.count("request", error)
             return None
         return RecordedCall.begin(self.recorder, sent)
 
+    def _is_call(self, method: str, scheme: str, host: str, port: int | None, path: str) -> bool:
+        calls = self._calls  # before the hosts: what is learnt of old ones may not get into the set of new ones
+        hosts = self.hosts
+        if not hosts.watches(host, port or _DEFAULT_PORTS.get(scheme)):
+            hosts.notice(host, port, path)
+            return False
+        if not route(method, path).is_call:
+            return False
+        if len(calls) >= _MAX_KNOWN:
+            calls.clear()
+        calls.add((method, scheme, host, port, path))
+        return True
+
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
+_MAX_KNOWN = 256
 
 
 class _Kit:
@@ -189,7 +211,7 @@ def _kit(response: Any) -> _Kit:
 def _attach(call: RecordedCall, response: Any, stream_class: type[Any]) -> None:
     """Tell the head of a response, and have its body watched."""
     try:
-        call.head(response.status_code, response.headers.raw, _hops(response))
+        call.head(response.status_code, response.headers.raw, _hops(response) if response.history else ())
         if response.is_stream_consumed:
             # A hook, an auth flow or a transport without a wire has read it already.
             encoded = response.headers.get("content-encoding", "identity") != "identity"
@@ -212,14 +234,6 @@ def _hops(response: Any) -> Iterator[RedirectHop]:
     for before, after in itertools.pairwise(chain):
         url = after.request.url
         yield RedirectHop(status=before.status_code, host=url.host if url.port is None else f"{url.host}:{url.port}")
-
-
-def _known_body(request: Any) -> bytes | None:
-    try:
-        content: bytes = request.content
-    except Exception:
-        return None  # a stream: the library raises its own RequestNotRead
-    return content
 
 
 # -- every client of the process ------------------------------------------------------------------------------------

@@ -15,10 +15,7 @@ general ones.
 
 import hmac
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
+from typing import NamedTuple, Self
 
 CALL_KEY_BYTES = 32
 COMMITMENT_LABEL = b"llm-audit/commit/v1\n"
@@ -28,11 +25,11 @@ RESPONSE_INFO = b"openrouter-audit/commit/response/v1"
 _BLOCK_BYTES = 64
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_SALTED_INNER, _SALTED_OUTER = (
-    sha256(bytes(_BLOCK_BYTES).translate(_INNER)),
-    sha256(bytes(_BLOCK_BYTES).translate(_OUTER)),
-)
-"""HMAC under an empty key, before any message: HKDF with empty salt begins so, and copying is cheaper than hashing."""
+_PADDING = bytes(_BLOCK_BYTES - CALL_KEY_BYTES)
+_SALT_INNER, _SALT_OUTER = bytes(_BLOCK_BYTES).translate(_INNER), bytes(_BLOCK_BYTES).translate(_OUTER)
+"""What HMAC under an empty key puts in front: HKDF with empty salt."""
+_REQUEST_BLOCK, _RESPONSE_BLOCK = REQUEST_INFO + b"\x01", RESPONSE_INFO + b"\x01"
+"""The first block of each of HKDF's two expansions, which is as long as a key."""
 
 
 class CommitmentKeys(NamedTuple):
@@ -57,17 +54,23 @@ def derive_keys(call_key: bytes) -> CommitmentKeys:
     """
     if len(call_key) != CALL_KEY_BYTES:
         raise ValueError(f"a call key has {CALL_KEY_BYTES} bytes, not {len(call_key)}")
-    inner, outer = _SALTED_INNER.copy(), _SALTED_OUTER.copy()
-    inner.update(call_key)
-    outer.update(inner.digest())
-    padded = outer.digest().ljust(_BLOCK_BYTES, b"\0")  # HKDF's pseudo-random key, the HMAC key of both expansions
-    inner, outer = sha256(padded.translate(_INNER)), sha256(padded.translate(_OUTER))
-    return CommitmentKeys(_finish(inner, outer, REQUEST_INFO + b"\x01"), _finish(inner, outer, RESPONSE_INFO + b"\x01"))
+    extracted = sha256(_SALT_OUTER + sha256(_SALT_INNER + call_key).digest()).digest()
+    padded = extracted + _PADDING  # HKDF's pseudo-random key, the HMAC key of both expansions
+    inner, outer = padded.translate(_INNER), padded.translate(_OUTER)
+    return CommitmentKeys(
+        sha256(outer + sha256(inner + _REQUEST_BLOCK).digest()).digest(),
+        sha256(outer + sha256(inner + _RESPONSE_BLOCK).digest()).digest(),
+    )
 
 
 def commit(key: bytes, body: bytes | bytearray | memoryview) -> bytes:
     """Commitment to a whole body, 32 bytes; `key` is one of `derive_keys`."""
-    return Commitment(key).update(body).digest()
+    if len(key) != CALL_KEY_BYTES:
+        raise ValueError(f"a commitment key has {CALL_KEY_BYTES} bytes, not {len(key)}")
+    padded = key + _PADDING
+    inner = sha256(padded.translate(_INNER) + COMMITMENT_LABEL)
+    inner.update(body)
+    return sha256(padded.translate(_OUTER) + inner.digest()).digest()
 
 
 def matches(key: bytes, body: bytes | bytearray | memoryview, commitment: bytes) -> bool:
@@ -92,7 +95,7 @@ class Commitment:
         """
         if len(key) != CALL_KEY_BYTES:
             raise ValueError(f"a commitment key has {CALL_KEY_BYTES} bytes, not {len(key)}")
-        padded = key.ljust(_BLOCK_BYTES, b"\0")
+        padded = key + _PADDING
         self._inner = sha256(padded.translate(_INNER) + COMMITMENT_LABEL)
         self._outer_pad = padded.translate(_OUTER)
 
@@ -106,11 +109,3 @@ class Commitment:
 
     def hexdigest(self) -> str:
         return self.digest().hex()
-
-
-def _finish(inner: "_Hash", outer: "_Hash", message: bytes) -> bytes:
-    """HMAC (RFC 2104) of a message, from the states after the padded key; they stay as they are."""
-    inner, outer = inner.copy(), outer.copy()
-    inner.update(message)
-    outer.update(inner.digest())
-    return outer.digest()
