@@ -3,10 +3,10 @@ What recording adds to a call, in the thread that makes it.
 
     python -m bench.inproc [--quick] [--json]
 
-The server is a process of its own and answers from memory, the sequencer is another one, enrichment is off. Two openai
-clients take turns in blocks, one bare and one recorded; `time.thread_time` counts the calling thread's CPU. The last line
-of `--json` is one object: microseconds added (median over rounds of the difference within a round) and the bare client's
-own cost.
+The server is a process of its own and answers from memory, the sequencer is another one, both on another core than the
+client; enrichment is off. Two openai clients take turns in blocks, one bare and one recorded; `time.thread_time` counts the
+calling thread's CPU. The last line of `--json` is one object: microseconds added (median over rounds of the difference
+within a round) and the bare client's own cost.
 """
 
 from __future__ import annotations
@@ -83,8 +83,16 @@ def streamed_answer() -> list[bytes]:
     return [head.encode(), *(f"{len(e):x}\r\n".encode() + e + b"\r\n" for e in events), b"0\r\n\r\n"]
 
 
+def pin(core: int) -> None:
+    """The client on one core, server and sequencer on the other: otherwise they push each other around."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
 def serve(ready: multiprocessing.connection.Connection) -> None:  # type: ignore[name-defined]
     """A server that does as little as possible: what it costs must not hide the difference."""
+    pin(1)
     plain, streamed = plain_answer(), b"".join(streamed_answer())
 
     class Protocol(asyncio.Protocol):
@@ -112,6 +120,7 @@ def sequence(home: str, stop: multiprocessing.synchronize.Event) -> None:  # typ
     from openrouter_audit.journal.home import Home
     from openrouter_audit.journal.sequencer import Sequencer
 
+    pin(1)
     sequencer = Sequencer(Home.locate(home))
     while not stop.wait(0.5):
         sequencer.drain()
@@ -166,6 +175,7 @@ def main() -> None:
     stop = context.Event()
     sequencer = context.Process(target=sequence, args=(home, stop), daemon=True)
     sequencer.start()
+    pin(0)
 
     bare = openai.OpenAI(base_url=base_url, api_key=KEY)
     recorded = audit.wrap(openai.OpenAI(base_url=base_url, api_key=KEY))

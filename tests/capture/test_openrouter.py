@@ -293,3 +293,24 @@ def test_the_log_line_has_the_twelve_keys_and_no_person(caplog):
     assert "customer-8841" == lines[1]["user_id"]
     assert KEY not in caplog.text
     assert "Invoice INV" not in caplog.text
+
+
+def test_a_request_about_to_be_sent_does_not_show_its_key():
+    """
+    Tracebacks print the locals of their frames where somebody asks them to.
+    """
+    from openrouter_audit.capture.exchange import SentRequest
+
+    sent = SentRequest(
+        request=None,
+        url="u",
+        method="POST",
+        scheme="https",
+        host="openrouter.ai",
+        port=None,
+        path="/api/v1/chat/completions",
+        headers=[(b"authorization", b"Bearer " + KEY.encode())],
+        body=b"a prompt",
+    )
+    assert KEY not in repr(sent)
+    assert "prompt" not in repr(sent)

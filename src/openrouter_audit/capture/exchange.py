@@ -116,6 +116,9 @@ class SentRequest(Struct, kw_only=True):
     body: bytes | None
     """None where it is a stream: then it is not known before it is sent."""
 
+    def __repr__(self) -> str:
+        return f"SentRequest({self.method} {self.host})"  # its headers hold a key
+
 
 class CallExchange:
     """The facts of one call; made by one thread or task at a time."""
