@@ -373,3 +373,20 @@ def test_the_intent_commits_to_the_body_and_hides_the_key():
     _, streamed_intent, _ = begun(a_request(body=None))
     assert streamed_intent.request_bytes is None
     assert streamed_intent.request_commitment is None
+
+
+def test_a_responses_stream_that_completes_without_usage_ends_at_its_terminal_event():
+    """
+    What ends the stream is the event itself; a member that OpenRouter left out must not leave the call open.
+    """
+    events = [
+        b'data: {"type":"response.created","response":{"id":"gen-1","model":"openai/gpt-oss-20b"}}\n\n',
+        *(b'data: {"type":"response.output_text.delta","delta":"word"}\n\n' for _ in range(12)),
+        b'data: {"type":"response.completed","response":{"id":"gen-1","status":"completed"}}\n\n',
+    ]
+    exchange, _, _ = begun(a_request("/api/v1/responses"))
+    exchange.head(200, {b"content-type": b"text/event-stream"})
+    outcomes = [exchange.body(event) for event in events]
+
+    assert [None] * 13 == outcomes[:-1]
+    assert ("success", True) == (outcomes[-1].status, outcomes[-1].complete)

@@ -23,11 +23,17 @@ OPENING_EVENTS = 8
 """So many first `data:` lines are handed out whatever they hold: one of them names the generation, if any does."""
 
 CHAT_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b'finish_reason":"', b'finish_reason": "')
-RESPONSES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"response.output_item.", b"response.failed", b"response.inc")
-MESSAGES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"message_st", b'"stop_reason"')
-ALL_MARKERS = tuple(
-    dict.fromkeys((*CHAT_MARKERS, *RESPONSES_MARKERS, *MESSAGES_MARKERS, b"response.completed", b"image_generation."))
+RESPONSES_MARKERS = (
+    b"[DONE]",
+    b'"usage"',
+    b'"error"',
+    b"response.output_item.",
+    b"response.completed",
+    b"response.failed",
+    b"response.inc",
 )
+MESSAGES_MARKERS = (b"[DONE]", b'"usage"', b'"error"', b"message_st", b'"stop_reason"')
+ALL_MARKERS = tuple(dict.fromkeys((*CHAT_MARKERS, *RESPONSES_MARKERS, *MESSAGES_MARKERS, b"image_generation.")))
 CHAT_ENDINGS = (b"[DONE]",)
 RESPONSES_ENDINGS = (b"[DONE]", b"response.completed", b"response.failed", b"response.incomplete", b'"error"')
 MESSAGES_ENDINGS = (b"[DONE]", b"message_stop", b'"error"')

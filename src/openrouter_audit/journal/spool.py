@@ -75,8 +75,9 @@ class Segment:
 
     __slots__ = (
         "__weakref__",
-        "_cipher",
         "_descriptor",
+        "_marker",
+        "_seal",
         "_sequence",
         "_sync_failed",
         "_sync_lock",
@@ -94,7 +95,8 @@ class Segment:
     def __init__(self, directory: Path, state_directory: Path, public_key: bytes, process: bytes, ordinal: int) -> None:
         self._descriptor = -1
         identity = os.urandom(16)
-        sealed_key, self._cipher = new_segment_cipher(public_key, identity)
+        sealed_key, cipher = new_segment_cipher(public_key, identity)
+        self._seal = cipher.seal
         self.header = SegmentHeader(
             segment=identity,
             process=process,
@@ -103,6 +105,7 @@ class Segment:
             marker=os.urandom(MARKER_BYTES),
             sealed_key=sealed_key,
         )
+        self._marker = self.header.marker
         self.name = identity.hex()
         self.pid = os.getpid()
         self.failed = False
@@ -133,8 +136,8 @@ class Segment:
                 had, so that the frame that replaces it can name it.
         """
         seq = next(self._sequence)
-        sealed = self._cipher.seal(seq, plain)
-        head = frame_head(self.header.marker, seq, sealed)
+        sealed = self._seal(seq, plain)
+        head = frame_head(self._marker, seq, sealed)
         length = len(sealed) + FRAME_HEAD_BYTES
         if length > MAX_FRAME_BYTES:
             raise SpoolError(f"a frame of {length} bytes", reason="frame_too_large", seq=seq)
