@@ -489,6 +489,7 @@ def test_settings_are_an_entry_of_each_process(home):
 
 
 def test_descriptors_are_not_left_open(home):
+    gc.collect()  # what earlier tests left behind is not to be closed while we count
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         spool = new_spool(home, rotate_bytes=2000)
@@ -498,4 +499,4 @@ def test_descriptors_are_not_left_open(home):
     del spool
     gc.collect()
 
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) <= before

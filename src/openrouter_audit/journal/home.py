@@ -13,8 +13,6 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from openrouter_audit.core.merkle import EMPTY_ROOT
 from openrouter_audit.core.notes import encode_base64
 from openrouter_audit.errors import HomeError, JournalUnavailable
+from openrouter_audit.journal.files import locked_directory, write_whole
 
 if TYPE_CHECKING:
     from openrouter_audit.journal.sqlite import Head
@@ -112,7 +111,7 @@ class Home:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             refuse_foreign_file_system(self.path)
-            with _locked(self.path):
+            with locked_directory(self.path):
                 self._make(origin)
         except OSError as error:
             raise HomeError(f"{self.path} cannot be used: {error.strerror}", home=str(self.path)) from error
@@ -122,7 +121,7 @@ class Home:
     def _make(self, origin: str | None) -> None:
         """Each step may be the last before a crash; the next opener finds no head file and goes through all again."""
         # A process that only captures, on a home that is there, never loads a database.
-        from openrouter_audit.journal.keys import create_keys, write_whole
+        from openrouter_audit.journal.keys import create_keys
         from openrouter_audit.journal.sqlite import Head, SqliteJournal
         from openrouter_audit.journal.vault import Vault
 
@@ -245,13 +244,3 @@ def _file_system(path: Path) -> str | None:
         if len(point.parts) >= best and resolved.is_relative_to(point):
             best, kind = len(point.parts), right.split()[0]
     return kind
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

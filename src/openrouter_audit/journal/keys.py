@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from openrouter_audit.core.checkpoints import Checkpoint, Policy, encode_policy, sign_checkpoint
 from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, SignerKey
 from openrouter_audit.errors import HomeError
+from openrouter_audit.journal.files import write_whole
 
 _SIGNING_FILES: Final = ("log-ed25519", "log-ml-dsa-44")
 _SEALING_FILE: Final = "sealing"
@@ -88,24 +89,3 @@ def load_sealing_public_key(directory: Path) -> bytes:
     if len(key) != 32:
         raise HomeError(f"the sealing key has {len(key)} bytes, not 32", home=str(directory.parent))
     return key
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """
-    Put a small file in place so that it is whole and durable when this returns; 0600.
-
-    A crash before the rename leaves the old file, or none, and a `.tmp` that the next write replaces.
-    """
-    partial = path.with_name(path.name + ".tmp")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial.rename(path)
-    parent = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)

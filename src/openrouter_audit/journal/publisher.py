@@ -11,10 +11,8 @@ another log, a longer one or one that this log does not continue is left as it w
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -25,6 +23,7 @@ from openrouter_audit.core.merkle import TILE_WIDTH, Frontier, leaf_hash
 from openrouter_audit.core.notes import TreeHead, parse_note, parse_tree_head
 from openrouter_audit.core.tiles import TilePath, encode_bundle, encode_path
 from openrouter_audit.errors import RolledBack, RootMismatch, VerificationError
+from openrouter_audit.journal.files import locked_directory
 from openrouter_audit.verification.source import LogSource
 
 CHECKPOINT: Final = "checkpoint"
@@ -68,7 +67,7 @@ def publish(
     note = source.head().note
     checkpoint = policy.open_checkpoint(note).checkpoint
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    with locked_directory(directory):
         published = _published(directory)
         if published is not None:
             if published.origin != checkpoint.origin:
@@ -197,14 +196,3 @@ class _Folder:
             self._touched.add(directory)
             directory = directory.parent
         self._touched.add(self._path)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One publisher at a time: two could put the checkpoints down in the wrong order."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -43,6 +43,7 @@ from msgspec import Struct
 from openrouter_audit.core.entries import Facts, LogClosed, LogConfig, LogOpened, Mode, Private, kind_of
 from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import AuditUnavailable, SpoolError
+from openrouter_audit.journal.files import sync_directory
 from openrouter_audit.journal.sealing import OVERHEAD_BYTES, new_segment_cipher
 from openrouter_audit.journal.segments import (
     FRAME_HEAD_BYTES,
@@ -396,7 +397,7 @@ class Spool:
             segment.append(_ENCODE((settings, None, None)))
         if self.mode == "strict":
             segment.sync()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         if not self._closed:
             newest = self._newest
             heapq.heappush(newest, (-segment.header.ordinal, segment))
@@ -484,11 +485,3 @@ def _size_of(entry: os.DirEntry[str]) -> int:
         return entry.stat().st_size
     except FileNotFoundError:  # deleted by the sequencer meanwhile
         return 0
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
