@@ -129,9 +129,8 @@ def test_a_log_that_grows_meanwhile_is_proven(log):
 def test_a_folder_that_cannot_be_written_is_verified(log):
     """As on a read-only medium, where SQLite cannot make the files by which it coordinates readers."""
     script = (
-        "import os, sys, tempfile; from pathlib import Path; from openrouter_audit.cli.verify import *\n"
-        "from openrouter_audit.cli import report_check\n"
-        "from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa\n"
+        "import os, sys; from pathlib import Path; from openrouter_audit.cli.verify import *\n"
+        "verify_home(Home(Path(sys.argv[2])))\n"  # loads everything: nobody may not be able to read this checkout
         "if os.getuid() == 0: os.setuid(65534)\n"  # root may write everywhere
         "print(verify_home(Home(Path(sys.argv[1]))).verdict, os.access(sys.argv[1], os.W_OK))"
     )
@@ -139,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_verified(log):
         home = attacks.copy_home(log.home.path, Path(folder) / "copy")
         for path in [Path(folder), home, *home.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        command = [sys.executable, "-c", script, str(home)]
+        command = [sys.executable, "-c", script, str(home), str(log.home.path)]
         told = subprocess.run(command, capture_output=True, text=True, check=True)
         for path in (Path(folder), home):
             path.chmod(0o755)
