@@ -7,7 +7,8 @@ from pathlib import Path
 from openrouter_audit.capture.exchange import CallExchange, SentRequest
 from openrouter_audit.capture.failures import failure_of
 from openrouter_audit.capture.grouping import Place
-from openrouter_audit.capture.openrouter import headers_of
+from openrouter_audit.capture.identities import identity_from
+from openrouter_audit.capture.openrouter import headers_of, target_of
 from openrouter_audit.core.entries import CallIntent
 from openrouter_audit.errors import AuditUnavailable
 
@@ -85,20 +86,18 @@ def a_request(
 ):
     fields = [(b"Authorization", b"Bearer " + KEY.encode()), *headers]
     return SentRequest(
-        request=object(), url=f"https://{host}{path}", method=method, scheme="https", host=host, port=None, path=path,
-        headers=fields, body=body,
+        request=object(), url=f"https://{host}{path}", method=method, target=target_of(method, "https", host, None, path),
+        headers=headers_of(fields), body=body,
     )  # fmt: skip
 
 
 def begun(request=None, *, scope=None, call_key=bytes(32)):
     """An exchange whose intent is made: (exchange, intent, private)."""
     request = request or a_request()
-    exchange = CallExchange(FakeClock())
-    intent, private = exchange.begin(
-        request, headers_of(request.headers), call_id="ab" * 16, call_key=call_key, place=Place("cd" * 16, 1), scope=scope,
-        mode="buffer", policy=None,
-    )  # fmt: skip
-    return exchange, intent, private
+    identity = identity_from(bytes.fromhex("ab" * 16 + "cd" * 16) + call_key)
+    return CallExchange.begin(
+        request, identity, place=Place("cd" * 16, 1), scope=scope, mode="buffer", policy=None, clock=FakeClock()
+    )
 
 
 def answered(pieces, *, path="/api/v1/chat/completions", method="POST", status=200, headers=(), ending="eof"):

@@ -13,12 +13,12 @@ from tests.capture.recording import KEY, FakeRecorder, a_request, begun, example
 
 from openrouter_audit.capture.attribution import attribution, current_scope
 from openrouter_audit.capture.event_stream import EventScanner, Excerpt
-from openrouter_audit.capture.exchange import SystemClock
-from openrouter_audit.capture.grouping import place_of, remember_failure
+from openrouter_audit.capture.exchange import SentRequest, SystemClock
+from openrouter_audit.capture.grouping import Place, place_of, remember_failure
 from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.json_text import scan
 from openrouter_audit.capture.log_line import log_call
-from openrouter_audit.capture.openrouter import api_key, headers_of, key_hash, retry_after_ms, route, sdk
+from openrouter_audit.capture.openrouter import api_key, headers_of, key_hash, retry_after_ms, route, sdk, target_of
 from openrouter_audit.capture.recorded_call import RecordedCall
 from openrouter_audit.capture.request_facts import read_request
 from openrouter_audit.core.entries import Parameters
@@ -246,15 +246,22 @@ def test_a_retry_is_an_attempt_only_after_its_own_failure():
     class Request:
         pass
 
-    def place(count, body=b"x", url="u"):
-        return place_of(Request(), fresh=f"{next(numbers):032x}", retry_count=count, method="POST", url=url, body=body)
+    def sent(count, body=b"x", url="u", request=None):
+        headers = {} if count is None else {b"x-stainless-retry-count": count}
+        target = target_of("POST", "https", "openrouter.ai", None, "/api/v1/chat/completions")
+        return SentRequest(
+            request=request or Request(), url=url, method="POST", target=target, headers=headers, body=body
+        )
+
+    def place(count, **request):
+        return place_of(sent(count, **request), fresh=f"{next(numbers):032x}")
 
     numbers = iter(range(100))
     first = place(b"0")
-    remember_failure(first, retry_count=b"0", method="POST", url="u", body=b"x")
+    remember_failure(sent(b"0"), first)
     other = place(b"0")
-    remember_failure(other, retry_count=b"0", method="POST", url="u", body=b"x")
-    assert (other.group, 2) == place(b"1")
+    remember_failure(sent(b"0"), other)
+    assert Place(other.group, 2) == place(b"1")
     assert (
         1
         == place(b"2").attempt
@@ -263,10 +270,7 @@ def test_a_retry_is_an_attempt_only_after_its_own_failure():
         == place(None).attempt
     )
     same = Request()
-    again = [
-        place_of(same, fresh=f"{next(numbers):032x}", retry_count=None, method="GET", url="u", body=None)
-        for _ in range(3)
-    ]
+    again = [place(None, body=None, request=same) for _ in range(3)]
     assert [1, 2, 3] == [one.attempt for one in again]
     assert 1 == len({one.group for one in again})
 
@@ -299,18 +303,7 @@ def test_a_request_about_to_be_sent_does_not_show_its_key():
     """
     Tracebacks print the locals of their frames where somebody asks them to.
     """
-    from openrouter_audit.capture.exchange import SentRequest
-
-    sent = SentRequest(
-        request=None,
-        url="u",
-        method="POST",
-        scheme="https",
-        host="openrouter.ai",
-        port=None,
-        path="/api/v1/chat/completions",
-        headers=[(b"authorization", b"Bearer " + KEY.encode())],
-        body=b"a prompt",
-    )
+    sent = a_request(body=b"a prompt")
+    assert KEY.encode() in sent.headers[b"authorization"]
     assert KEY not in repr(sent)
     assert "prompt" not in repr(sent)

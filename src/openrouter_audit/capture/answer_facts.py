@@ -132,26 +132,23 @@ class _Metadata(Struct, gc=False):
     status: Raw = NULL
 
 
-class Answer:
+class Answer(Struct, eq=False):
     """The facts of one answer so far."""
 
-    __slots__ = ("_endpoint", "facts", "failed", "finished", "identified", "items_added", "items_done", "priced")
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self.facts: dict[str, Any] = {}
-        """Fields of `CallOutcome` by name; only those that are known."""
-        self.identified = False
-        """The generation has said its id."""
-        self.failed = False
-        """There was an error in the body, a choice or the stream."""
-        self.finished = False
-        """A finish reason was seen."""
-        self.priced = False
-        """Usage was seen."""
-        self.items_added = 0
-        self.items_done = 0
-        """Output items of a Responses stream; all done is the end of an answer that lacks its terminal event."""
+    _endpoint: str
+    facts: dict[str, Any] = {}
+    """Fields of `CallOutcome` by name; only those that are known."""
+    identified: bool = False
+    """The generation has said its id."""
+    failed: bool = False
+    """There was an error in the body, a choice or the stream."""
+    finished: bool = False
+    """A finish reason was seen."""
+    priced: bool = False
+    """Usage was seen."""
+    items_added: int = 0
+    items_done: int = 0
+    """Output items of a Responses stream; all done is the end of an answer that lacks its terminal event."""
 
     def read_body(self, body: bytes) -> None:
         """A whole body, decoded; may be an `Excerpt`."""
@@ -227,7 +224,14 @@ class Answer:
     def _read(self, top: _Top, source: Source) -> None:
         facts = self.facts
         if not self.identified:
-            self._identify(top)
+            identifier = top.generation_id or top.id
+            if identifier and self._endpoint not in _NOT_GENERATIONS:
+                facts["generation_id"], facts["generation_source"] = identifier, "body"
+                self.identified = True
+            if top.model and "model" not in facts:
+                facts["model"] = top.model
+            if top.provider and "provider" not in facts:
+                facts["provider"] = top.provider
         if top.choices is not None:
             for choice in top.choices:
                 if choice.finish_reason:
@@ -250,17 +254,6 @@ class Answer:
             self._error(top.error, source)
             if self.failed and top.request_id:
                 facts["request_id"] = top.request_id
-
-    def _identify(self, top: _Top) -> None:
-        facts = self.facts
-        identifier = top.generation_id or top.id
-        if identifier and self._endpoint not in _NOT_GENERATIONS:
-            facts["generation_id"], facts["generation_source"] = identifier, "body"
-            self.identified = True
-        if top.model and "model" not in facts:
-            facts["model"] = top.model
-        if top.provider and "provider" not in facts:
-            facts["provider"] = top.provider
 
     def _stop_reason(self, word: str | None) -> None:
         if word:

@@ -14,13 +14,14 @@ import inspect
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from openrouter_audit.capture.json_text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping
     from decimal import Decimal
 
 MAX_REFERENCES = 10_000
@@ -79,9 +80,8 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("openrouter_audit_scope", default=None)
 
 
-def current_scope() -> Scope | None:
-    """The innermost block that is open here; None outside of all."""
-    return _scope.get()
+current_scope: Callable[[], Scope | None] = _scope.get
+"""The innermost block that is open here; None outside of all."""
 
 
 class attribution:  # noqa: N801 - used as a function is: `with attribution(user="u")`, `@attribution(purpose="triage")`

@@ -13,18 +13,24 @@ from __future__ import annotations
 import hashlib
 import os
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from openrouter_audit.capture.exchange import SentRequest
 
 REMEMBERED = 8
 """Failed attempts kept for each context: a task rarely has more than one retry loop open."""
 
 _ATTRIBUTE = "_openrouter_audit_place"
+_RETRY_COUNT = b"x-stainless-retry-count"
 _FIRST = (None, b"0")
 """Values of `x-stainless-retry-count` that say nothing of an earlier attempt."""
 _KEY = os.urandom(16)
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True, gc=False):
     """A request's place among the attempts of its call."""
 
     group: str
@@ -41,38 +47,34 @@ class _Failed(NamedTuple):
 _failed: ContextVar[tuple[_Failed, ...]] = ContextVar("openrouter_audit_failed", default=())
 
 
-def place_of(
-    request: Any, *, fresh: str, retry_count: bytes | None, method: str, url: object, body: bytes | None
-) -> Place:
+def place_of(sent: SentRequest, *, fresh: str) -> Place:
     """
-    The place of a request that is about to be sent.
+    The place of a request that is about to be sent; its library's request object is marked with it.
 
     Args:
-        request: The library's request object; it is marked with its place.
         fresh: 32 random hex digits, for a new group.
-        retry_count: Value of `x-stainless-retry-count`, if any.
-        url: Anything whose text is the URL; looked at for retries only.
     """
-    before: tuple[str, int] | None = getattr(request, _ATTRIBUTE, None)
+    before: tuple[str, int] | None = getattr(sent.request, _ATTRIBUTE, None)
+    retry_count = sent.headers.get(_RETRY_COUNT)
     if before is None and retry_count not in _FIRST and (count := _count(retry_count)):
-        digest = _digest(method, url, body)
+        digest = _digest(sent)
         for failed in _failed.get():
             if failed.digest == digest and failed.retry_count == count - 1:
-                before = failed.place
+                before = failed.place.group, failed.place.attempt
                 break  # the newest: an older one may be of an equal call that was given up
-    place = Place(fresh, 1) if before is None else Place(before[0], before[1] + 1)
+    group, attempt = (fresh, 1) if before is None else (before[0], before[1] + 1)
     try:
-        setattr(request, _ATTRIBUTE, (place.group, place.attempt))
+        setattr(sent.request, _ATTRIBUTE, (group, attempt))
     except AttributeError:
         pass  # an object that takes no attributes is a new call each time
-    return place
+    return Place(group, attempt)
 
 
-def remember_failure(place: Place, *, retry_count: bytes | None, method: str, url: object, body: bytes | None) -> None:
+def remember_failure(sent: SentRequest, place: Place) -> None:
     """An attempt failed; the next request of this context may be another one of it."""
-    count = _count(retry_count)
+    count = _count(sent.headers.get(_RETRY_COUNT))
     if count is not None:
-        failed = _Failed(_digest(method, url, body), count, place)
+        failed = _Failed(_digest(sent), count, place)
         _failed.set((failed, *_failed.get()[: REMEMBERED - 1]))
 
 
@@ -80,7 +82,7 @@ def _count(value: bytes | None) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) < 6 else None
 
 
-def _digest(method: str, url: object, body: bytes | None) -> bytes:
-    state = hashlib.blake2b(f"{method} {url}\n".encode("utf-8", "replace"), digest_size=16, key=_KEY)
-    state.update(body or b"")
+def _digest(sent: SentRequest) -> bytes:
+    state = hashlib.blake2b(f"{sent.method} {sent.url}\n".encode("utf-8", "replace"), digest_size=16, key=_KEY)
+    state.update(sent.body or b"")
     return state.digest()

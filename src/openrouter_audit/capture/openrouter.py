@@ -10,6 +10,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import Struct
+
+from openrouter_audit.capture.json_text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -80,6 +84,10 @@ _WORDS = frozenset(
     }
 )
 _MAX_CACHED = 256
+MAX_PATH = 2048
+"""Characters kept of a path in the vault."""
+MAX_CACHED_TEXT = 1024
+"""What is longer is worked out anew each time: a cache must not keep what a stranger made long."""
 
 
 class Route(NamedTuple):
@@ -99,9 +107,11 @@ def route(method: str, path: str) -> Route:
     """Classify a request by method and path, the path without query."""
     known = _routes.get((method, path))
     if known is None:
-        if len(_routes) >= _MAX_CACHED:
-            _routes.clear()
-        known = _routes[method, path] = _classify(method, path)
+        known = _classify(method, path)
+        if len(method) + len(path) <= MAX_CACHED_TEXT:
+            if len(_routes) >= _MAX_CACHED:
+                _routes.clear()
+            _routes[method, path] = known
     return known
 
 
@@ -122,12 +132,36 @@ def _classify(method: str, path: str) -> Route:
     return Route(endpoint, not free, words, base)
 
 
+class Target(Struct, frozen=True, gc=False):
+    """Where a request goes, as far as an audit cares; one serves all requests alike."""
+
+    route: Route
+    authority: str
+    """Host, and the port where it is not the scheme's own."""
+    base_url: str
+    """Origin and base path, `https://openrouter.ai/api/v1`: where the call's cost may be asked for (C7)."""
+    private_path: str | None
+    """The whole path, where the entry's has parts left out."""
+
+
+def target_of(method: str, scheme: str, host: str, port: int | None, path: str) -> Target:
+    """
+    Describe a request line.
+
+    Args:
+        port: None for the scheme's own.
+        path: Without query.
+    """
+    kind = route(method, path)
+    authority = host if port is None else f"{host}:{port}"
+    return Target(
+        kind, authority, f"{scheme}://{authority}{kind.base}", None if kind.path == path else clean(path, MAX_PATH)
+    )
+
+
 def headers_of(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Header fields by lower-case name; of equal ones the last."""
-    fields: dict[bytes, bytes] = {}
-    for name, value in raw:
-        fields[name.lower()] = value
-    return fields
+    return {name.lower(): value for name, value in raw}
 
 
 class Caller(NamedTuple):
@@ -155,10 +189,12 @@ def caller_of(headers: Mapping[bytes, bytes]) -> Caller:
     )
     caller = _callers.get(said)
     if caller is None:
-        if len(_callers) >= _MAX_CACHED:
-            _callers.clear()
         key = api_key(headers)
-        caller = _callers[said] = Caller(key, None if key is None else key_hash(key), sdk(headers))
+        caller = Caller(key, None if key is None else key_hash(key), sdk(headers))
+        if sum(len(value or b"") for value in said) <= MAX_CACHED_TEXT:
+            if len(_callers) >= _MAX_CACHED:
+                _callers.clear()
+            _callers[said] = caller
     return caller
 
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from openrouter_audit.capture.attribution import Receipt, current_scope
 from openrouter_audit.capture.exchange import CallExchange, Clock, SentRequest, SystemClock
 from openrouter_audit.capture.failures import failure_of, interrupted
-from openrouter_audit.capture.grouping import place_of, remember_failure
+from openrouter_audit.capture.grouping import Place, place_of, remember_failure
+from openrouter_audit.capture.identities import new_identity
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorder import FinishedCall, Recorder
-from openrouter_audit.core.commitments import CALL_KEY_BYTES
 from openrouter_audit.core.entries import CallIntent, CallOutcome, LogLoss, Private, RedirectHop
 from openrouter_audit.errors import AuditUnavailable
 
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("openrouter_audit")
 _CLOCK = SystemClock()
-_RETRY_COUNT = b"x-stainless-retry-count"
 
 
 class Faults:
@@ -50,61 +52,27 @@ class Faults:
 faults = Faults()
 
 
-class RecordedCall:
+class RecordedCall(Struct, eq=False):
     """A call whose intent is written."""
 
-    __slots__ = (
-        "_exchange",
-        "_intent",
-        "_place",
-        "_private",
-        "_receipt",
-        "_recorder",
-        "_retry_count",
-        "_sent",
-        "_token",
-        "body",
-        "over",
-        "strict",
-        "unsynced",
-    )
+    _recorder: Recorder
+    _sent: SentRequest | None
+    _place: Place
+    _exchange: CallExchange
+    intent: CallIntent
+    private: Private
+    body: Callable[[bytes], CallOutcome | None]
+    """`piece` for those who see many: what it raises they count as a fault, what it returns goes to `ended`."""
+    strict: bool
+    _token: object
+    _receipt: Receipt | None
+    over: bool = False
+    """The outcome is written, or counted as lost."""
+    unsynced: bool = False
+    """Strict mode: the outcome is written and `sync_outcome` is due before anything more is handed on."""
 
-    def __init__(self, recorder: Recorder, sent: SentRequest, clock: Clock) -> None:
-        """Write the intent; `begin` is the way to call this that never breaks anything."""
-        fields = headers_of(sent.headers)
-        random = os.urandom(2 * 16 + CALL_KEY_BYTES)
-        self._recorder = recorder
-        self.strict = recorder.mode == "strict"
-        self.over = False
-        """The outcome is written, or counted as lost."""
-        self.unsynced = False
-        """Strict mode: the outcome is written and `sync_outcome` is due before anything more is handed on."""
-        self._sent: SentRequest | None = sent
-        self._retry_count = fields.get(_RETRY_COUNT)
-        self._place = place_of(
-            sent.request,
-            fresh=random[16:32].hex(),
-            retry_count=self._retry_count,
-            method=sent.method,
-            url=sent.url,
-            body=sent.body,
-        )
-        self._exchange = CallExchange(clock)
-        self.body = self._exchange.body
-        """`piece` for those who see many: what it raises they count as a fault, what it returns goes to `ended`."""
-        scope = current_scope()
-        self._intent, self._private = self._exchange.begin(
-            sent,
-            fields,
-            call_id=random[:16].hex(),
-            call_key=random[32:],
-            place=self._place,
-            scope=scope,
-            mode=recorder.mode,
-            policy=recorder.policy,
-        )
-        self._token: object = recorder.write(self._intent, self._private)
-        self._receipt = None if scope is None else scope.receipt(self._intent.id, self._place.attempt)
+    def __repr__(self) -> str:
+        return f"RecordedCall({self.intent.id})"
 
     @classmethod
     def begin(cls, recorder: Recorder, sent: SentRequest, *, clock: Clock = _CLOCK) -> RecordedCall | None:
@@ -118,7 +86,18 @@ class RecordedCall:
             AuditUnavailable: The spool takes no record, or strict mode met a fault of ours: nothing may be sent.
         """
         try:
-            return cls(recorder, sent, clock)
+            identity = new_identity()
+            place = place_of(sent, fresh=identity.group)
+            scope = current_scope()
+            mode = recorder.mode
+            exchange, intent, private = CallExchange.begin(
+                sent, identity, place=place, scope=scope, mode=mode, policy=recorder.policy, clock=clock
+            )
+            token = recorder.write(intent, private)
+            receipt = None if scope is None else scope.receipt(intent.id, place.attempt)
+            return cls(
+                recorder, sent, place, exchange, intent, private, exchange.body, mode == "strict", token, receipt
+            )
         except AuditUnavailable:
             raise
         except Exception as error:
@@ -127,14 +106,6 @@ class RecordedCall:
                 raise AuditUnavailable("this call could not be recorded, by a fault of ours", reason="fault") from error
             _record_loss(recorder, clock)
             return None
-
-    @property
-    def intent(self) -> CallIntent:
-        return self._intent
-
-    @property
-    def private(self) -> Private:
-        return self._private
 
     def sync_intent(self) -> None:
         """
@@ -211,11 +182,8 @@ class RecordedCall:
             self._tell("closed", lambda: self._exchange.closed(interrupted=interrupted(error)))
 
     def _may_be_retried(self) -> None:
-        sent = self._sent
-        if sent is not None and self._retry_count is not None:
-            remember_failure(
-                self._place, retry_count=self._retry_count, method=sent.method, url=sent.url, body=sent.body
-            )
+        if self._sent is not None:
+            remember_failure(self._sent, self._place)
 
     def _tell(self, place: str, event: Any) -> None:
         try:
@@ -241,11 +209,11 @@ class RecordedCall:
                 _fill(self._receipt, outcome)
             self._recorder.finished(
                 FinishedCall(
-                    intent=self._intent,
+                    intent=self.intent,
                     outcome=outcome,
-                    private=self._private,
+                    private=self.private,
                     api_key=self._exchange.api_key,
-                    base_url=self._exchange.base_url,
+                    base_url=self.private.base_url,
                     receipt=self._receipt,
                 )
             )

@@ -54,7 +54,8 @@ def watched_sync(module: ModuleType) -> type[Any]:
                     call.sync_outcome()
 
         def close(self) -> None:
-            self._call.closed(sys.exc_info()[1])
+            if not self._call.over:
+                self._call.closed(sys.exc_info()[1])
             self._stream.close()
 
         def __del__(self) -> None:
@@ -106,7 +107,8 @@ def watched_async(module: ModuleType) -> type[Any]:
                     await in_thread(call.sync_outcome)
 
         async def aclose(self) -> None:
-            self._call.closed(sys.exc_info()[1])
+            if not self._call.over:
+                self._call.closed(sys.exc_info()[1])
             await self._stream.aclose()
 
         def __del__(self) -> None:

@@ -20,9 +20,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import wrapt
+from msgspec import Struct
 
 from openrouter_audit.capture.exchange import SentRequest
-from openrouter_audit.capture.openrouter import route
+from openrouter_audit.capture.openrouter import MAX_CACHED_TEXT, Target, headers_of, target_of
 from openrouter_audit.capture.recorded_call import RecordedCall, faults
 from openrouter_audit.capture.streams import in_thread, watched_async, watched_sync
 from openrouter_audit.core.entries import RedirectHop
@@ -37,14 +38,11 @@ if TYPE_CHECKING:
 LIBRARIES = ("httpx", "httpx2")
 
 
-class _Token:
+class _Token(Struct, eq=False):
     """Names the request that a hook has taken, for as long as its `send` runs."""
 
-    __slots__ = ("open", "request")
-
-    def __init__(self, request: Any) -> None:
-        self.open = True
-        self.request = request
+    request: Any
+    open: bool = True
 
     def covers(self, request: Any) -> bool:
         mine = self.request
@@ -57,7 +55,7 @@ _taken: ContextVar[_Token | None] = ContextVar("openrouter_audit_taken", default
 class Watch:
     """A recorder and the hosts it is for; sends requests through itself."""
 
-    __slots__ = ("_calls", "hosts", "recorder")
+    __slots__ = ("_targets", "hosts", "recorder")
 
     def __init__(self, recorder: Recorder, hosts: HostSet) -> None:
         self.point(recorder, hosts)
@@ -66,8 +64,8 @@ class Watch:
         """Record elsewhere, or other hosts, from the next request on."""
         self.recorder = recorder
         self.hosts = hosts
-        self._calls: set[tuple[str, str, str, int | None, str]] = set()
-        """Method, scheme, host, port and path of requests known to be calls; emptied when full. Threads may race."""
+        self._targets: dict[tuple[str, str, str, int | None, str], Target] = {}
+        """By method, scheme, host, port and path, of requests known to be calls; emptied when full. Threads may race."""
 
     def send(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A synchronous `send` of either library; `wrapped` is the bound original."""
@@ -88,7 +86,7 @@ class Watch:
         finally:
             token.open = False
             _taken.set(outside)
-        _attach(call, response, _kit(response).sync_stream)
+        _attach(call, response, (_kits.get(type(response)) or _kit(response)).sync_stream)
         if call.unsynced:
             call.sync_outcome()
         if not stream:
@@ -118,7 +116,7 @@ class Watch:
         finally:
             token.open = False
             _taken.set(outside)
-        _attach(call, response, _kit(response).async_stream)
+        _attach(call, response, (_kits.get(type(response)) or _kit(response)).async_stream)
         if call.unsynced:
             await in_thread(call.sync_outcome)
         if not stream:
@@ -133,10 +131,9 @@ class Watch:
         """The call this request is; None where it is none, or somebody else's."""
         try:
             url, method = request.url, request.method
-            scheme, host, port, path = url.scheme, url.host, url.port, url.path
-            if (method, scheme, host, port, path) not in self._calls and not self._is_call(
-                method, scheme, host, port, path
-            ):
+            line = method, url.scheme, url.host, url.port, url.path
+            target = self._targets.get(line) or self._target_of(*line)
+            if target is None:
                 return None
             token = _taken.get()
             if token is not None and token.covers(request):
@@ -149,11 +146,8 @@ class Watch:
                 request=request,
                 url=url,
                 method=method,
-                scheme=scheme,
-                host=host,
-                port=port,
-                path=path,
-                headers=request.headers.raw,
+                target=target,
+                headers=headers_of(request.headers.raw),
                 body=body,
             )
         except Exception as error:
@@ -161,18 +155,20 @@ class Watch:
             return None
         return RecordedCall.begin(self.recorder, sent)
 
-    def _is_call(self, method: str, scheme: str, host: str, port: int | None, path: str) -> bool:
-        calls = self._calls  # before the hosts: what is learnt of old ones may not get into the set of new ones
+    def _target_of(self, method: str, scheme: str, host: str, port: int | None, path: str) -> Target | None:
+        targets = self._targets  # before the hosts: what is learnt of old ones may not get into the table of new ones
         hosts = self.hosts
         if not hosts.watches(host, port or _DEFAULT_PORTS.get(scheme)):
             hosts.notice(host, port, path)
-            return False
-        if not route(method, path).is_call:
-            return False
-        if len(calls) >= _MAX_KNOWN:
-            calls.clear()
-        calls.add((method, scheme, host, port, path))
-        return True
+            return None
+        target = target_of(method, scheme, host, port, path)
+        if not target.route.is_call:
+            return None
+        if len(host) + len(path) <= MAX_CACHED_TEXT:
+            if len(targets) >= _MAX_KNOWN:
+                targets.clear()
+            targets[method, scheme, host, port, path] = target
+        return target
 
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -195,17 +191,13 @@ _kits: dict[type[Any], _Kit] = {}
 def _kit(response: Any) -> _Kit:
     """The stream classes that this response's library accepts."""
     kind = type(response)
-    kit = _kits.get(kind)
-    if kit is None:
-        # A subclass of Response may come from anywhere; the library is where the base with the stream classes lives.
-        for base in kind.__mro__:
-            module = sys.modules.get(base.__module__.partition(".")[0])
-            if module is not None and hasattr(module, "SyncByteStream"):
-                kit = _kits[kind] = _Kit(module)
-                break
-        else:
-            raise TypeError(f"{kind.__module__}.{kind.__qualname__} is of no known library")
-    return kit
+    # A subclass of Response may come from anywhere; the library is where the base with the stream classes lives.
+    for base in kind.__mro__:
+        module = sys.modules.get(base.__module__.partition(".")[0])
+        if module is not None and hasattr(module, "SyncByteStream"):
+            kit = _kits[kind] = _Kit(module)
+            return kit
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is of no known library")
 
 
 def _attach(call: RecordedCall, response: Any, stream_class: type[Any]) -> None:

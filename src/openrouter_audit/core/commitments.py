@@ -108,4 +108,4 @@ class Commitment:
         return sha256(self._outer_pad + self._inner.digest()).digest()
 
     def hexdigest(self) -> str:
-        return self.digest().hex()
+        return sha256(self._outer_pad + self._inner.digest()).hexdigest()

@@ -26,7 +26,9 @@ _HEADER = struct.Struct(f">8s16s16sQQ{MARKER_BYTES}s{SEALED_KEY_BYTES}s")
 HEADER_BYTES: Final = _HEADER.size + 4
 _FRAME = struct.Struct(f">{MARKER_BYTES}sIQI")
 FRAME_HEAD_BYTES: Final = _FRAME.size
-_SEQ = struct.Struct(">Q")
+_PATIENCE: Final = 16
+"""After so many frames with a wrong sum, one with another inside is passed over unsummed: in a file made of nothing but markers
+each would cost the sum of all that follow. Sealed bytes hold the marker by chance once in 2^64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +72,16 @@ class SegmentHeader:
 
 def frame_head(marker: bytes, seq: int, sealed: bytes) -> bytes:
     """What stands before the sealed bytes of a frame."""
-    return _FRAME.pack(marker, len(sealed), seq, crc32(sealed, crc32(_SEQ.pack(seq))))
+    return _FRAME.pack(marker, len(sealed), seq, crc32(sealed, crc32(seq.to_bytes(8))))
 
 
 def _crc(seq: int, sealed: bytes | memoryview) -> int:
-    return crc32(sealed, crc32(_SEQ.pack(seq)))
+    return crc32(sealed, crc32(seq.to_bytes(8)))
+
+
+def _begins_inside(data: bytes | None, marker: bytes, at: int, stop: int) -> bool:
+    """Whether another frame begins within one."""
+    return data is not None and data.find(marker, at + 1, stop) >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +112,21 @@ def scan(data: memoryview, marker: bytes, base: int) -> Iterator[Frame | Damage]
     finished one the caller knows it to be the end.
     """
     at, end = 0, len(data)
+    failed = 0
     searchable: bytes | None = None
     while end - at >= FRAME_HEAD_BYTES:
         found, length, seq, crc = _FRAME.unpack_from(data, at)
         stop = at + FRAME_HEAD_BYTES + length
         plausible = found == marker and length <= MAX_FRAME_BYTES
-        if plausible and stop <= end:
+        if plausible and stop <= end and not (failed >= _PATIENCE and _begins_inside(searchable, marker, at, stop)):
             sealed = data[at + FRAME_HEAD_BYTES : stop]
             if _crc(seq, sealed) == crc:
                 yield Frame(seq, base + at, base + stop, sealed)
                 at = stop
                 continue
+            failed += 1
             searchable = bytes(data) if searchable is None else searchable
-            alone = searchable.find(marker, at + 1, stop) < 0  # else it is torn, and another frame begins inside
+            alone = not _begins_inside(searchable, marker, at, stop)  # else it is torn
             if alone and (stop == end or data[stop : stop + MARKER_BYTES] == marker):  # right in length, wrong inside
                 yield Damage(base + at, base + stop, seq)
                 at = stop
