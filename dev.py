@@ -95,11 +95,14 @@ def check() -> None:
 
 
 def test(arguments: list[str], *, long: bool) -> None:
-    """All of `check`, then pytest on every core; `--long` adds the campaigns."""
+    """All of `check`, then pytest on every core, then the table of what was done to it; `--long` adds the long campaigns."""
     check()
+    shutil.rmtree(ROOT / "build" / "reliability", ignore_errors=True)
     selection = [] if long else ["-m", "not long"]
     spread = [] if any(part.startswith(("-n", "-x", "--pdb")) for part in arguments) else ["-n", "auto"]
-    run(PYTHON, "-m", "pytest", *selection, *spread, *arguments)
+    code = subprocess.call([str(PYTHON), "-m", "pytest", *selection, *spread, *arguments], cwd=ROOT)
+    run(PYTHON, "-m", "tests.campaign.results", *(["--write"] if long and not code and not arguments else []))
+    raise SystemExit(code)
 
 
 def main() -> None:

@@ -2,14 +2,19 @@
 What each campaign of faults found, kept as one small JSON file per campaign and shown as one table.
 
 A campaign is a test that injects faults at many points and counts what broke. It calls `record` once, at its end, also
-when something did break. `python -m tests.campaign.results` prints the table of the last run;
-`dev.py test --long` writes it into docs/reliability.md.
+when something did break. `dev.py test` begins with none and prints the table at its end; with `--long` it also puts the
+table into docs/reliability.md.
+
+    python -m tests.campaign.results [--write]
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime as dt
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "reliability"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- begin: made by dev.py test --long -->", "<!-- end -->"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,9 +73,9 @@ def results() -> list[Result]:
 
 def table() -> str:
     """All results as Markdown."""
-    lines = ["| campaign | points | broken | measured | time | again |", "|---|---|---|---|---|---|"]
+    lines = ["| what was done | points | what broke | measured | time | again |", "|---|---|---|---|---|---|"]
     for result in results():
-        broken = ", ".join(f"{name} {count:,}" for name, count in result.broken.items())
+        broken = ", ".join(f"{name} **{count:,}**" for name, count in result.broken.items())
         figures = ", ".join(f"{name} {value}" for name, value in result.figures.items())
         again = f"`{result.again}`" if result.again else ""
         lines.append(
@@ -77,5 +84,23 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def write_page() -> None:
+    """Put the table, the day and the machine into docs/reliability.md, between its two marks."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    day = dt.datetime.now(dt.UTC).date()
+    took = sum(result.seconds for result in results()) / 60
+    told = (
+        f"Last run: {day}, Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores;"
+        f" the campaigns took {took:,.0f} minutes, added up."
+    )
+    PAGE.write_text(f"{before}{BEGIN}\n{told}\n\n{table()}\n{END}{after}")
+
+
 if __name__ == "__main__":
-    print(table())
+    parser = argparse.ArgumentParser(description="the table of the campaigns of faults")
+    parser.add_argument("--write", action="store_true", help="into docs/reliability.md")
+    if parser.parse_args().write:
+        write_page()
+    if results():
+        print(table())

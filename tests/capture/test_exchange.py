@@ -390,3 +390,18 @@ def test_a_responses_stream_that_completes_without_usage_ends_at_its_terminal_ev
 
     assert [None] * 13 == outcomes[:-1]
     assert ("success", True) == (outcomes[-1].status, outcomes[-1].complete)
+
+
+def test_a_length_that_nobody_can_mean_is_not_believed():
+    """
+    Python refuses to read a number of more than 4,300 digits.
+    """
+    exchange, _, _ = begun()
+    exchange.head(200, {b"content-type": b"application/json", b"content-length": b"9" * 5000})
+    assert exchange.body(example("chat/nonstream.json")) is None
+    assert "0.0003136" == exchange.end_of_body().cost
+
+
+def test_a_method_of_somebodys_own_is_no_word_of_the_log():
+    _, intent, _ = begun(a_request(method="GET /secret"))
+    assert "OTHER" == intent.method

@@ -10,7 +10,7 @@ from tests.capture.recording import KEY, FakeRecorder
 
 from openrouter_audit.capture import explicit, openrouter
 from openrouter_audit.capture.hosts import HostSet
-from openrouter_audit.capture.json_text import MAX_TEXT, Text, Whole, parse
+from openrouter_audit.capture.json_text import MAX_TEXT, MAX_TREE_BYTES, Text, Whole, parse, scan, text
 from openrouter_audit.capture.openrouter import Caller, caller_of
 
 ANYTHING = st.recursive(
@@ -100,3 +100,31 @@ def test_a_client_that_is_pointed_at_other_hosts_forgets_which_requests_were_cal
     first.check()
     assert (2, 0) == (len(first.intents), len(second.frames))
     client.close()
+
+
+def test_a_scan_goes_on_past_a_word_that_is_no_members_name():
+    """`"user"` is the value of a role before it is the name of the member that says who asks."""
+    body = b'{"messages":[{"role":"user","content":"a"},{"role": "user" }],"user" : "alice","other":"user"'
+
+    assert "alice" == text(scan(body, b"user"))
+    assert "alice" == text(scan(body, b"user", last=True))
+    assert scan(b'"user" ' * 100_000 + b':"bob"', b"user") is None
+
+
+def test_a_large_text_is_read_by_the_first_rung_or_not_at_all():
+    """The second rung would make it into objects of forty times its size."""
+    long = "a" * (2 * MAX_TREE_BYTES)
+
+    assert "w" == parse(Outer, f'{{"word":"w","x":"{long}"}}'.encode()).word
+    assert parse(Outer, f'{{"word":"w","x":"{long}\\ud800"}}'.encode()) is None
+    assert "w" == parse(Outer, b'{"word":"w","x":"\\ud800"}').word
+
+
+def test_long_paths_and_headers_are_not_remembered():
+    """A cache must not keep what a stranger made long."""
+    openrouter._routes.clear()
+    openrouter._callers.clear()
+    openrouter.route("GET", "/api/v1/files/" + "a" * 5000)
+    caller_of({b"user-agent": b"a" * 5000, b"authorization": b"Bearer " + KEY.encode()})
+
+    assert ({}, {}) == (openrouter._routes, openrouter._callers)

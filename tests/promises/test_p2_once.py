@@ -2,7 +2,7 @@
 P2: "Once. `kill -9` at any instant loses no acknowledged record and doubles none. One `send` of an HTTP client is one call;
 an SDK's retries are several, grouped."
 
-The first sentence has its own file: test_survives_sigkill.py.
+The first sentence has its own file: tests/campaign/test_kills.py.
 """
 
 import openai

@@ -157,6 +157,19 @@ def test_rows_have_exactly_the_columns_of_the_contract(tmp_path):
         assert columns == tuple(answer(history, name)[0])
 
 
+def test_sums_are_exact_to_the_last_digit(tmp_path):
+    """As binary fractions 0.1 and 0.2 are 0.30000000000000004."""
+    history = History(
+        tmp_path,
+        [
+            fact
+            for number, billed in enumerate(["0.1", "0.2", "0.0076509169000000005", "1e-20"])
+            for fact in (intent(ref(number)), outcome(ref(number), generation_id=f"gen-{number}", cost=billed))
+        ],
+    )
+    assert ["0.30765091690000000051"] == [row["cost"] for row in answer(history, "summary")]
+
+
 def test_a_day_is_a_local_day_when_the_clock_changes(tmp_path):
     """Berlin, 2026-10-25, has 25 hours; 2026-03-29 has 23."""
     instants = {

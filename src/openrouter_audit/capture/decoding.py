@@ -12,11 +12,39 @@ import zlib
 from typing import Any, Protocol
 
 MAX_STEP_BYTES = 256 * 1024
-"""Decoded at once: a small piece that unpacks to gigabytes is read in steps, and what is kept of it is bounded anyway."""
+"""Decoded at once: a small piece that unpacks to gigabytes is read in steps."""
+MAX_STEPS = 64
+"""Handed on of one piece: of what unpacks to more than 16 MiB both ends, which is where answers say what they cost."""
+MAX_PIECE_BYTES = 128 * 1024 * 1024
+"""What one piece may unpack to; more is made to keep a reader busy, and decoded no further."""
 
 
 class Decoder(Protocol):
     def decode(self, piece: bytes) -> list[bytes]: ...
+
+
+class _Steps:
+    """What one piece unpacks to, step by step."""
+
+    __slots__ = ("_size", "taken")
+
+    def __init__(self) -> None:
+        self._size = 0
+        self.taken: list[bytes] = []
+
+    def add(self, step: bytes) -> None:
+        """
+        Put a step behind the others; past `MAX_STEPS` the one in the middle gives way.
+
+        Raises:
+            ValueError: The piece unpacks to more than `MAX_PIECE_BYTES`.
+        """
+        self._size += len(step)
+        if self._size > MAX_PIECE_BYTES:
+            raise ValueError(f"more than {MAX_PIECE_BYTES} bytes in one piece")
+        if len(self.taken) == MAX_STEPS:
+            del self.taken[MAX_STEPS // 2]
+        self.taken.append(step)
 
 
 class _Zlib:
@@ -38,31 +66,90 @@ class _Zlib:
             # RFC 1950: method 8 in the low bits, and the two bytes are a multiple of 31.
             if piece[0] & 0x0F != 8 or int.from_bytes(piece[:2], "big") % 31:
                 self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        steps = [self._inflater.decompress(piece, MAX_STEP_BYTES)]
-        while self._inflater.unconsumed_tail:
-            steps.append(self._inflater.decompress(self._inflater.unconsumed_tail, MAX_STEP_BYTES))
-        return steps
+        inflater = self._inflater
+        if inflater.eof:
+            return []
+        step = inflater.decompress(piece, MAX_STEP_BYTES)
+        if not inflater.unconsumed_tail:
+            return [step]
+        steps = _Steps()
+        steps.add(step)
+        # At its end zlib keeps what follows in `unconsumed_tail`, too, and would give nothing for it again and again.
+        while inflater.unconsumed_tail and not inflater.eof:
+            steps.add(inflater.decompress(inflater.unconsumed_tail, MAX_STEP_BYTES))
+        return steps.taken
 
 
-class _Foreign:
-    """A decoder of another package; a server uses these only when the client library has the package and said so."""
+class _Brotli:
+    """Brotli, of either package; a server uses it only when the client library has one of them and said so."""
 
-    __slots__ = ("_step",)
+    __slots__ = ("_inflater", "_limits")
 
-    def __init__(self, step: Any) -> None:
-        self._step = step
+    def __init__(self, inflater: Any) -> None:
+        self._inflater = inflater
+        # Before 1.2 neither package can stop within a piece; the client library unpacks as much beside us then.
+        self._limits = {"output_buffer_limit": MAX_STEP_BYTES} if hasattr(inflater, "can_accept_more_data") else {}
 
     def decode(self, piece: bytes) -> list[bytes]:
-        return [self._step(piece)]
+        inflater, limits = self._inflater, self._limits
+        if inflater.is_finished():
+            return []
+        steps, step = _Steps(), inflater.process(piece, **limits)
+        steps.add(step)
+        # A step of full size means that there may be more, also where all of the input is taken in already.
+        while limits and (len(step) >= MAX_STEP_BYTES or not inflater.can_accept_more_data()):
+            if inflater.is_finished():
+                break
+            step = inflater.process(b"", **limits)
+            steps.add(step)
+        return steps.taken
+
+
+class _Zstd:
+    """Zstandard as the standard library has it since Python 3.14, and its backport."""
+
+    __slots__ = ("_inflater",)
+
+    def __init__(self, inflater: Any) -> None:
+        self._inflater = inflater
+
+    def decode(self, piece: bytes) -> list[bytes]:
+        inflater = self._inflater
+        if inflater.eof:
+            return []
+        steps = _Steps()
+        steps.add(inflater.decompress(piece, MAX_STEP_BYTES))
+        while not inflater.needs_input and not inflater.eof:
+            steps.add(inflater.decompress(b"", MAX_STEP_BYTES))
+        return steps.taken
+
+
+class _Zstandard:
+    """Zstandard by the package of that name, whose writer gives each step by itself."""
+
+    __slots__ = ("_steps", "_writer")
+
+    def __init__(self, inflater: Any) -> None:
+        self._steps = _Steps()
+        self._writer = inflater.stream_writer(self, write_size=MAX_STEP_BYTES)
+
+    def write(self, step: bytes) -> int:
+        """Called by the writer, also where one piece gives many steps."""
+        self._steps.add(bytes(step))
+        return len(step)
+
+    def decode(self, piece: bytes) -> list[bytes]:
+        self._steps = _Steps()
+        self._writer.write(piece)
+        return self._steps.taken
 
 
 def _brotli() -> Decoder | None:
     for name in ("brotlicffi", "brotli"):
         try:
-            inflater = importlib.import_module(name).Decompressor()
+            return _Brotli(importlib.import_module(name).Decompressor())
         except ImportError:
             continue
-        return _Foreign(inflater.decompress if hasattr(inflater, "decompress") else inflater.process)
     return None
 
 
@@ -76,7 +163,7 @@ def _zstd() -> Decoder | None:
             inflater = getattr(importlib.import_module(name), factory)()
         except ImportError:
             continue
-        return _Foreign(inflater.decompressobj().decompress if name == "zstandard" else inflater.decompress)
+        return _Zstandard(inflater) if name == "zstandard" else _Zstd(inflater)
     return None
 
 

@@ -78,6 +78,8 @@ _TOKEN_MARKERS = {
 }
 _CHAT_TOKENS = (b'"content":"', b'"reasoning":"', b'"tool_calls":[', b'"text":"')
 _NO_TOKENS = (b'"content":""', b'"reasoning":""', b'"text":""')
+_LONGEST_LENGTH = 18
+"""Digits of a content-length that is believed."""
 _BODILESS_STATUSES = frozenset({204, 304})
 
 
@@ -181,7 +183,7 @@ class CallExchange(Struct, eq=False):
             group=place.group,
             attempt=place.attempt,
             endpoint=kind.endpoint,
-            method=method,
+            method=target.method,
             path=kind.path,
             host=target.authority,
             sdk=caller.sdk,
@@ -231,6 +233,7 @@ class CallExchange(Struct, eq=False):
         if (
             length is not None
             and length.isdigit()
+            and len(length) <= _LONGEST_LENGTH
             and b"transfer-encoding" not in headers
             and status not in _BODILESS_STATUSES
             and self._method != "HEAD"

@@ -28,6 +28,10 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 """A member that is a word; a longer one is cut on the second rung."""
 Whole = Annotated[int, Meta(ge=0, lt=10**18)]
 """A member that is a number as `integer` takes it."""
+MAX_TREE_BYTES = 1024 * 1024
+"""Longest text of the second rung, which makes objects of forty times the size of the worst text."""
+_SCANNED_PLACES = 64
+"""How often a scan comes upon a name that is no member's before it gives up: `"user"` is the value of every `"role"`."""
 
 S = TypeVar("S", bound=Struct)
 _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
@@ -50,6 +54,8 @@ def parse(kind: type[S], text: bytes) -> S | None:
         return decoder.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
+    if len(text) > MAX_TREE_BYTES:
+        return None
     try:
         tree = json.loads(text.decode("utf-8", "replace"), parse_float=Number, parse_int=Number)
     except (ValueError, RecursionError):
@@ -154,15 +160,17 @@ def scan(body: bytes, name: bytes, *, last: bool = False) -> Raw | None:
     Finds a string, number or literal up to its end, an object up to its closing brace; None when the end is not there.
     """
     key = b'"' + name + b'"'
-    at = body.rfind(key) if last else body.find(key)
-    if at < 0:
-        return None
-    value = body[at + len(key) : at + len(key) + 8192].lstrip()
-    if not value.startswith(b":"):
-        return None
-    value = value[1:].lstrip()
-    end = _end_of(value)
-    return Raw(value[:end]) if end else None
+    at = len(body) if last else -len(key)
+    for _ in range(_SCANNED_PLACES):
+        at = body.rfind(key, 0, at) if last else body.find(key, at + len(key))
+        if at < 0:
+            return None
+        after = at + len(key)
+        if body[after : after + 64].lstrip()[:1] == b":":
+            value = body[after : after + 8192].lstrip()[1:].lstrip()
+            end = _end_of(value)
+            return Raw(value[:end]) if end else None
+    return None
 
 
 def _end_of(value: bytes) -> int:

@@ -83,6 +83,7 @@ _WORDS = frozenset(
         "members",
     }
 )
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _MAX_CACHED = 256
 MAX_PATH = 2048
 """Characters kept of a path in the vault."""
@@ -136,6 +137,8 @@ class Target(Struct, frozen=True, gc=False):
     """Where a request goes, as far as an audit cares; one serves all requests alike."""
 
     route: Route
+    method: str
+    """As the entry may say it: `OTHER` where it is none that HTTP knows."""
     authority: str
     """Host, and the port where it is not the scheme's own."""
     base_url: str
@@ -155,7 +158,11 @@ def target_of(method: str, scheme: str, host: str, port: int | None, path: str) 
     kind = route(method, path)
     authority = host if port is None else f"{host}:{port}"
     return Target(
-        kind, authority, f"{scheme}://{authority}{kind.base}", None if kind.path == path else clean(path, MAX_PATH)
+        kind,
+        method if method in _METHODS else "OTHER",
+        authority,
+        f"{scheme}://{authority}{kind.base}",
+        None if kind.path == path else clean(path, MAX_PATH),
     )
 
 

@@ -46,16 +46,18 @@ class Recorder(Protocol):
 
     def write(self, facts: Facts, private: Private | None = None, *, follows: object | None = None) -> object:
         """
-        Write one frame; it has left the process when this returns (C24).
+        Write one frame; it has left the process when this returns (C24), or waits, or is counted as lost.
 
         Args:
             follows: The token of the intent whose outcome this is. A token inherited over a fork makes the write mute.
 
         Returns:
-            A token, to be kept until the outcome is written: it keeps the segment alive (C27).
+            A token, to be kept until the outcome is written: it keeps the segment alive (C27). That of an intent which was lost
+            in `best_effort` is one too: given as `follows` it has the outcome counted in place of written.
 
         Raises:
-            AuditUnavailable: Nothing was written. Never raised for an outcome: that one is kept in memory, or counted.
+            AuditUnavailable: Nothing was written. Never raised for an outcome: that one is kept in memory, or counted. Never
+                raised for an intent, or a loss, in `best_effort`: it is counted.
         """
         ...
 

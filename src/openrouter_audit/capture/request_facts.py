@@ -26,6 +26,9 @@ MAX_TOOLS = 64
 MAX_PLUGINS = 16
 MAX_PERSON = 1024
 """Longest user or session id kept; OpenRouter's own limits are 512 and 256."""
+LARGE_BYTES = 1024 * 1024
+MAX_COMMAS = 512 * 1024
+"""A large body with more of them may be a list of as many members, each an object of its own to us: it is scanned."""
 _Person = Annotated[str, Meta(max_length=MAX_PERSON)]
 
 
@@ -92,6 +95,8 @@ def read_request(body: bytes) -> RequestFacts:
     """Facts of a JSON body; of any other, none."""
     if body[:1] != b"{" and body[:64].lstrip()[:1] != b"{":
         return RequestFacts()
+    if len(body) > LARGE_BYTES and body.count(b",") > MAX_COMMAS:
+        return _scanned(body)
     parsed = parse(_Body, body)
     if parsed is None:
         return _scanned(body)
