@@ -77,3 +77,30 @@ def test_the_policy_hash_changes_with_what_decides_about_recording(tmp_path):
 
     assert 3 == len({base, strict, scoped.policy(mode="buffer")})
     assert base == shown.policy(mode="buffer")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=" + "[" * 100_000,
+        "a = {" * 3000,
+        "a=" + "1" * 5000,
+        "a." * 30_000 + "b=1",
+        "a=1\n" * 100_000,
+        "[enrich]\nhorizon_hours = inf",
+        "[enrich]\nmax_per_second = 1e-300",
+        "[capture]\nspool_max_bytes = 9223372036854775808",
+    ],
+)
+def test_a_file_made_to_break_its_reader_is_refused(tmp_path, text):
+    """Nesting, digits and dots without end; and figures that no computation survives."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(path, {})
+
+
+def test_bytes_of_the_environment_that_are_no_text_are_no_setting(tmp_path):
+    """Python hands them on as half characters, which no log can hold."""
+    with pytest.raises(ConfigError, match="CAPTURE_HOSTS"):
+        load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_CAPTURE_HOSTS": "a.example\udcff"})

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import ContextVar
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,7 +40,8 @@ from openrouter_audit.core.vocabulary import admit
 from openrouter_audit.errors import AlreadyInstalled, ConfigError, FlushTimeout, HomeError
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.keys import load_sealing_public_key
-from openrouter_audit.journal.spool import Spool, plain_values
+from openrouter_audit.journal.plain import plain_values
+from openrouter_audit.journal.spool import Spool
 
 if TYPE_CHECKING:
     from openrouter_audit.enrichment.enricher import Enricher
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 REMEMBERED_RECEIPTS: Final = 10_000
 """Receipts that may still learn a settled cost or an index; older ones keep what they know."""
-MODES: Final = ("buffer", "strict")
+MODES: Final = get_args(Mode)
 _POLL_S: Final = 0.05
 _MAX_UNWATCHED: Final = 64
 
@@ -112,7 +113,7 @@ class AuditLog:
 
         Args:
             home: A folder; default `$OPENROUTER_AUDIT_HOME`, else the XDG data folder.
-            mode: `buffer` or `strict`; default the setting `capture.mode`.
+            mode: `buffer`, `strict` or `best_effort`; default the setting `capture.mode`.
             hosts: Watched beside OpenRouter's own and those of the settings, `host` or `host:port`.
             sequencer: Whether this process may turn what is spooled into the journal. With False somebody else must.
             enrich: Whether this process asks what its calls were billed.

@@ -23,14 +23,17 @@ from openrouter_audit.errors import ConfigError
 
 _PREFIX = "OPENROUTER_AUDIT_"
 _ALIASES = frozenset({"HOME", "HOSTS", "AUTO"})
+_MAX_FILE_BYTES = 64 * 1024
+_MAX_DOTS = 2_000
+"""In a file: `a.a.a.…` makes as many tables one inside the other, and the parser walks through all of them at each step."""
 
 
 class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    mode: Literal["strict", "buffer"] = "buffer"
+    mode: Mode = "buffer"
     """What happens when the disk takes no intent, and what is synced (DESIGN section 6)."""
     hosts: tuple[str, ...] = ()
     """`host` or `host:port`, watched beside OpenRouter's own."""
-    spool_max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024**3
+    spool_max_bytes: Annotated[int, Meta(ge=1024 * 1024, le=2**63 - 1)] = 1024**3
     log_user_ids: bool = False
     """Show user ids instead of references in the log line of each call (C19)."""
 
@@ -42,8 +45,8 @@ class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Enrich(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scope: Literal["all", "missing", "off"] = "all"
-    horizon_hours: Annotated[float, Meta(gt=0)] = 24.0
-    max_per_second: Annotated[float, Meta(gt=0)] = 5.0
+    horizon_hours: Annotated[float, Meta(gt=0, le=1_000_000)] = 24.0
+    max_per_second: Annotated[float, Meta(ge=0.000_1, le=1_000_000)] = 5.0
     """Requests to `GET /generation`, for each key."""
 
 
@@ -79,10 +82,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     Raises:
         ConfigError: A key is unknown, a value is of another type or out of range; it says which.
     """
-    try:
-        settings = tomllib.loads(path.read_text()) if path.exists() else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path.name} cannot be read: {error}") from error
+    settings = _read(path)
     for name, value in environ.items():
         if name.startswith(_PREFIX) and (rest := name.removeprefix(_PREFIX)) not in _ALIASES:
             _overlay(settings, rest, value)
@@ -95,8 +95,25 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(f"settings: {error}{_choices(setting)}", setting=setting) from error
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES or data.count(b".") > _MAX_DOTS:
+            raise ConfigError(f"{path.name} is too large to be one of settings")
+        return tomllib.loads(data.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path.name} cannot be read: {error}") from error
+
+
 def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
     """`ENRICH_MAX_PER_SECOND` is `enrich.max_per_second`."""
+    if not value.isprintable():  # nor do half characters, which stand for bytes that are no UTF-8
+        raise ConfigError(f"{_PREFIX}{name} holds what no setting holds")
     section, _, key = name.lower().partition("_")
     fields = {field.name: field for field in msgspec.structs.fields(Config)}
     if section not in fields or key not in fields[section].type.__struct_fields__:

@@ -256,3 +256,15 @@ def test_size_in_another_spelling_is_refused(size):
 
 def test_sizes_to_the_bound_are_read():
     assert (0, 2**63 - 1) == (notes.parse_size("0"), notes.parse_size(str(2**63 - 1)))
+
+
+def test_half_characters_are_refused_where_text_becomes_bytes():
+    """A lone surrogate has no bytes: a name or text with one is no name or text, and no error of the encoder's."""
+    with pytest.raises(NoteError):
+        VerifierKey.decode("a\ud800" + vectors.V5_LOG_VKEY)
+    with pytest.raises(NoteError):
+        notes.check_key_name("log\udcff")
+    with pytest.raises(NoteError):
+        notes.format_note("a\ud800\n", [SIGNER.sign("x\n")])
+    with pytest.raises(CheckpointError):
+        notes.parse_tree_head(f"log\ud800\n7\n{notes.encode_base64(bytes(32))}\n")

@@ -82,3 +82,10 @@ def test_impossible_proof_is_not_written():
     for index, path in [(-1, ()), (1, (b"short",)), (1, (bytes(32),) * 64)]:
         with pytest.raises(ProofFileError):
             proofs.encode_proof(ProofFile(leaf_index=index, inclusion_path=path, checkpoint=PROOF.checkpoint))
+
+
+def test_a_path_of_a_hundred_thousand_hashes_is_refused_by_its_length():
+    """No hash of it is decoded before that."""
+    hashes = b"not base64 at all\n" * 50_000
+    with pytest.raises(ProofFileError, match="at most 63 hashes, this one 50000"):
+        proofs.decode_proof(b"c2sp.org/tlog-proof@v1\nindex 0\n" + hashes + b"\n" + PROOF.checkpoint)

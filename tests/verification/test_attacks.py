@@ -192,7 +192,7 @@ def test_an_older_checkpoint_put_back_is_a_rollback(genuine, tmp_path):
 
     assert "rollback" in dict(classes(verified(copy), severity="tampered"))
     (copy / "head").unlink()
-    assert [("checkpoint_behind", None)] == classes(verified(copy))
+    assert [("checkpoint_behind", None), ("head_lost", None)] == classes(verified(copy))
     assert "incomplete" == verified(copy).verdict
 
 

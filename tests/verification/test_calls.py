@@ -9,6 +9,7 @@ from tests.verification.logs import START_US, Log, calls, classes, cost, intent,
 from openrouter_audit.cli.verify import verify_home
 from openrouter_audit.core.entries import Writer
 from openrouter_audit.journal.segments import HEADER_BYTES
+from openrouter_audit.verification.calls import CallCheck
 
 
 @pytest.fixture
@@ -163,3 +164,16 @@ def test_many_findings_of_a_class_are_cut_and_counted(log):
 
     assert 1_001 == len(report.findings)
     assert "and 205 more of this class" == report.findings[-1].detail
+
+
+def test_rows_that_somebody_made_do_not_stop_the_check_of_calls():
+    """Nested without end, and a time that no float holds: the tree says that they were changed, this only goes on."""
+    check = CallCheck()
+    check.add(
+        [
+            (0, b'{"id":"a","kind":"call.intent","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+            (1, b'{"at_us":-1%s,"id":"b","kind":"call.intent"}' % (b"0" * 400)),
+        ]
+    )
+
+    assert [("open_intent", 1)] == [(one.kind, one.index) for one in check.finish(now_us=START_US)]

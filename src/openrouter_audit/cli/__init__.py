@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor:doctor", "Say what is watched, what is waiting, and what is wrong."),
     "verify": ("verify:verify", "Prove that nothing was changed, or name what was."),
     "publish": ("publish:publish", "Write the log as files that a stranger can check without this program."),
+    "backup": ("backup:backup", "Copy the home while programs record, and prove the copy."),
+    "recover": ("recover:recover", "Go on after a restore or the loss of a file, and record what is lost."),
     "emulator": ("emulator:emulator", "Serve an emulated OpenRouter on this machine, with books."),
 }
 """By name: module and function, and what the list of commands says."""

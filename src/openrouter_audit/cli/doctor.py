@@ -9,8 +9,9 @@ from openrouter_audit.audit_log import AuditLog
 from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.cli.common import HomeOption, Reading, now_us, reading
 from openrouter_audit.journal.home import Home, Lease
+from openrouter_audit.journal.spool import BODIES_SHARE, WARN_SHARE
 from openrouter_audit.journal.sqlite import SqliteJournal
-from openrouter_audit.journal.writer_state import read_counts
+from openrouter_audit.journal.writer_state import WriterCounts, read_counts
 from openrouter_audit.reports.render import json_text, printable
 
 EXIT_LOOK = 2
@@ -49,6 +50,7 @@ def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
     with SqliteJournal.open(audit.home.journal_path, read_only=True) as journal:
         head = journal.head()
         kinds = _count_kinds(journal)
+    pages = _pages_of_writers(audit.home)
     findings: dict[str, Any] = {
         "home": str(audit.home.path),
         "origin": head.origin,
@@ -64,14 +66,17 @@ def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
         "not_committed": source.pending,
         "not_reported": max(0, head.tree_size - reports.cursor().next_index),
         "losses": kinds["log.loss"],
-        "losses_not_entered": _uncounted_losses(audit.home),
+        "losses_not_entered": sum(page.lost for page in pages),
         "unreadable": kinds["log.unreadable"],
         "alerts": kinds["alert.raised"],
         "unsettled": unsettled,
         "unsettled_without_price": unpriced,
         "lease_holder": lease_holder,
     }
-    findings["problems"] = _problems(findings, kinds, oldest_open_us=_oldest_open(source))
+    findings["problems"] = [
+        *_problems(findings, kinds, oldest_open_us=_oldest_open(source)),
+        *_problems_of_spool(audit, waiting=sum(page.waiting for page in pages)),
+    ]
     return findings
 
 
@@ -97,10 +102,34 @@ def _oldest_open(source: Reading) -> int | None:
     return now_us() - parse_bound(min(starts), zone=parse_zone("UTC"), now_us=now_us())
 
 
-def _uncounted_losses(home: Home) -> int:
-    """Losses that living writers have counted and that are no entry yet."""
+def _pages_of_writers(home: Home) -> list[WriterCounts]:
+    """What writers have counted that is no entry yet; most of them live."""
     counts = (read_counts(path) for path in home.state_dir.glob("*"))
-    return sum(one.lost for one in counts if one is not None)
+    return [one for one in counts if one is not None]
+
+
+def _problems_of_spool(audit: AuditLog, *, waiting: int) -> list[str]:
+    problems = []
+    if waiting:
+        problems.append(f"{waiting} outcomes wait in the memory of programs: the disk takes nothing")
+    used, bound = 0, audit.config.capture.spool_max_bytes
+    for path in audit.home.spool_dir.glob("*"):
+        try:
+            used += path.stat().st_size
+        except OSError:  # sequenced meanwhile
+            continue
+    if used >= bound * WARN_SHARE:
+        then = (
+            "calls are refused, or go unrecorded in best_effort"
+            if used >= bound
+            else "at the whole of it calls are refused"
+        )
+        bodies = "no bodies are taken; " if used >= bound * BODIES_SHARE else ""
+        problems.append(
+            f"{used:,} bytes are in the spool, {used * 100 // bound} % of its bound: {bodies}{then};"
+            " somebody must sequence (spool_max_bytes)"
+        )
+    return problems
 
 
 def _unwatched(audit: AuditLog) -> list[str]:

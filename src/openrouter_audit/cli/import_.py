@@ -3,7 +3,8 @@
 
 Each row becomes one `call.imported`, marked as unproven. Its call id is made from the digest of the file and the number of
 the row, so the same file gives the same ids; rows whose id or generation id the log already has are left out. The file is
-only read, without a lock that its own program could notice.
+only read, without a lock that its own program could notice, and not trusted: its table must be a real one, which a view
+without end is not, no value of it may be large, and no more rows are read than a file of its size can hold.
 
 The older log wrote a cost of 0 where it could not learn one. Zero is kept where it can be meant, for a model with the
 suffix `:free` or a call without tokens; else the cost is null and the entry names `total_cost` among its anomalies.
@@ -14,9 +15,9 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -26,7 +27,8 @@ import msgspec
 from cyclopts import Parameter
 
 from openrouter_audit.audit_log import AuditLog
-from openrouter_audit.capture.attribution import reference_for
+from openrouter_audit.capture.attribution import MAX_WORD, reference_for
+from openrouter_audit.capture.json_text import clean
 from openrouter_audit.cli import EXIT_BAD_DATA, EXIT_UNAVAILABLE
 from openrouter_audit.cli.common import HomeOption, flush, hint, progress
 from openrouter_audit.core.entries import CallImported, Private
@@ -51,10 +53,20 @@ COLUMNS = (
 _PIECE = 2_000
 _MAX_REPORTED = 20
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MAX_VALUE_BYTES = 4 * 1024 * 1024
+"""SQLite makes no larger value out of this file; an honest row has some hundred bytes."""
+_LEAST_ROW_BYTES = 4
+"""Of a file: what the smallest row and its pointer take at least."""
+_MAX_STATED = 200
+"""Characters of a complaint that quotes the file."""
 
 
 class BadRow(ValueError):
     """A row cannot become an entry; nothing was written for it."""
+
+
+class UnreadableFile(ValueError):
+    """The file is no database, has no such table, or is damaged; rows read before the damage stand."""
 
 
 def import_(
@@ -77,25 +89,30 @@ def import_(
     with from_skill.open("rb") as file:
         source = file_digest(file, "sha256").hexdigest()
     try:
-        connection = _open(from_skill)
-        total = connection.execute("SELECT count(*) FROM audit_log").get
-    except apsw.Error as error:
-        hint(f"{from_skill.name} is no such database: {error}")
+        with open_table(from_skill) as table:
+            return _import(table, source, home)
+    except UnreadableFile as error:
+        hint(f"{from_skill.name} is no such database, or damaged: {error}")
         return EXIT_BAD_DATA
+
+
+def _import(table: Table, source: str, home: Path | None) -> int:
     added = there = bad = 0
-    with closing(connection), AuditLog.open(home, enrich=False) as audit, progress("importing", total) as tell:
-        for piece in _pieces(connection):
+    with AuditLog.open(home, enrich=False) as audit, progress("importing", table.rows) as tell:
+        for piece in pieces(table):
             if flush(audit, quiet=True):
                 hint("another process has the log and does not take records in; run this again later")
                 return EXIT_UNAVAILABLE
-            known = _Known.of(audit, source, piece)
+            known = _Known.of(audit, source, [row for row in piece if row is not None])
             for row in piece:
                 try:
+                    if row is None:
+                        raise BadRow("holds text that is not UTF-8")
                     facts, private = imported_call(row, source=source)
                 except BadRow as error:
                     bad += 1
                     if bad <= _MAX_REPORTED:
-                        hint(f"row {row['id']}: {error}")
+                        hint(f"row {'' if row is None else row['id']!r}: {error}"[:_MAX_STATED])
                     continue
                 if known.has(facts):
                     there += 1
@@ -110,22 +127,82 @@ def import_(
     return EXIT_BAD_DATA if bad else 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The table of an older log, open for reading."""
+
+    connection: apsw.Connection
+    rows: int
+    most_rows: int
+    """A file of this size cannot hold more; one that shows more was made to have no end."""
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[Table]:
+    """
+    The table `audit_log` of a SQLite file.
+
+    Raises:
+        UnreadableFile: It is no database, or has no such table.
+    """
+    try:
+        with closing(_open(path)) as connection:
+            kind = connection.execute(
+                "SELECT type FROM sqlite_schema WHERE name = 'audit_log' COLLATE NOCASE AND rootpage > 0"
+            ).get
+            if kind != "table":
+                raise UnreadableFile("it has no table audit_log")
+            most = path.stat().st_size // _LEAST_ROW_BYTES
+            rows = connection.execute("SELECT count(*) FROM (SELECT 1 FROM audit_log LIMIT ?)", (most,)).get
+            yield Table(connection=connection, rows=rows, most_rows=most)
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise UnreadableFile(str(error)[:_MAX_STATED]) from error
+
+
 def _open(path: Path) -> apsw.Connection:
     address = f"file:{quote(str(path.absolute()))}"
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
         connection = apsw.Connection(f"{address}?mode=ro", flags=flags)
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
+        connection.execute("PRAGMA trusted_schema = OFF").fetchall()
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
     except (apsw.CantOpenError, apsw.ReadOnlyError):
         # On read-only media SQLite cannot make the files it shares with writers; there are no writers then.
         connection = apsw.Connection(f"{address}?immutable=1", flags=flags)
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
+        connection.execute("PRAGMA trusted_schema = OFF").fetchall()
     return connection
 
 
-def _pieces(connection: apsw.Connection) -> Iterator[list[dict[str, Any]]]:
-    rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM audit_log ORDER BY id")  # noqa: S608 - own names
-    while piece := list(islice(rows, _PIECE)):
-        yield [dict(zip(COLUMNS, row, strict=True)) for row in piece]
+def pieces(table: Table) -> Iterator[list[dict[str, Any] | None]]:
+    """
+    The rows, some at a time; None stands for one with text that is not UTF-8.
+
+    Raises:
+        UnreadableFile: The file is damaged here.
+    """
+    try:
+        rows = table.connection.execute(
+            f"SELECT {', '.join(COLUMNS)} FROM audit_log ORDER BY id LIMIT ?",  # noqa: S608 - own names
+            (table.most_rows,),
+        )
+        piece: list[dict[str, Any] | None] = []
+        while True:
+            try:
+                row = next(rows, None)
+            except UnicodeDecodeError:  # apsw goes on with the next one
+                piece.append(None)
+                continue
+            if row is not None:
+                piece.append(dict(zip(COLUMNS, row, strict=True)))
+            if len(piece) >= _PIECE or (row is None and piece):
+                yield piece
+                piece = []
+            if row is None:
+                return
+    except apsw.Error as error:
+        raise UnreadableFile(str(error)[:_MAX_STATED]) from error
 
 
 class _Known:
@@ -199,6 +276,7 @@ def imported_call(row: dict[str, Any], *, source: str) -> tuple[CallImported, Pr
         return facts, Private()
     if not isinstance(user, str):
         raise BadRow("user_id is no text")
+    user = clean(user, MAX_WORD)
     return facts, Private(user=user, reference=reference_for(user, at_us))
 
 

@@ -17,6 +17,7 @@ import apsw
 
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.evidence import JournalEvidence
+from openrouter_audit.journal.former import FormerLogs, SnapshotHistory
 from openrouter_audit.journal.sqlite import open_connection
 from openrouter_audit.reports.projector import Projector
 from openrouter_audit.reports.rows import COLUMNS
@@ -60,19 +61,24 @@ class ShownReports:
         row = self._connection.execute("SELECT origin, next_index FROM progress").fetchone()
         return None if row is None or row[0] not in {origin, ""} else int(row[1])
 
-    def compare(self, evidence: JournalEvidence, *, tree_size: int) -> Iterator[Finding]:
+    @property
+    def _has_begun(self) -> bool:
+        """Whether any entry was taken in: at 0 may stand a file that has seen none, or all of the former logs."""
+        return bool(self._connection.execute("SELECT length(last_entry) FROM progress").get)
+
+    def compare(self, evidence: JournalEvidence, *, tree_size: int, former: FormerLogs) -> Iterator[Finding]:
         """
-        Name every call whose row is not what its entries lead to.
+        Name every call whose row is not what its entries, and those of the former logs, lead to.
 
         Raises:
             JournalUnavailable: The journal or the temporary file cannot be used.
         """
         try:
-            yield from self._compare(evidence, tree_size)
+            yield from self._compare(evidence, tree_size, former)
         except apsw.Error as error:
             raise JournalUnavailable(f"reports.db cannot be read: {error}") from error
 
-    def _compare(self, evidence: JournalEvidence, tree_size: int) -> Iterator[Finding]:
+    def _compare(self, evidence: JournalEvidence, tree_size: int, former: FormerLogs) -> Iterator[Finding]:
         until = self.next_index(evidence.head().origin)
         if until is None or until > tree_size:
             yield finding("report_mismatch", f"reports.db is not of this log, or of a longer one ({until} entries)")
@@ -80,7 +86,9 @@ class ShownReports:
         with tempfile.TemporaryDirectory(prefix="openrouter-audit-") as folder:
             path = Path(folder) / "reports.db"
             with SqliteReports.open(path) as store:
-                Projector(evidence.as_journal(), store).project(until)
+                if self._has_begun:
+                    history = SnapshotHistory(evidence, former)
+                    Projector(history, store, first_index=former.first_index).project(until)
             truth = open_connection(path, read_only=True)
             try:
                 if _statements(truth) != _statements(self._connection):

@@ -9,7 +9,7 @@ from openrouter_audit.cli.common import HomeOption, Reading, flush, hint, progre
 from openrouter_audit.enrichment.enricher import Enricher
 from openrouter_audit.enrichment.pending import PendingCost
 from openrouter_audit.errors import KeyMissing
-from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.journal.former import WholeHistory
 from openrouter_audit.reports.rows import read_entry
 
 _PIECE = 500
@@ -68,7 +68,7 @@ def _unsettled(source: Reading) -> list[PendingCost]:
     """The questions, put together from row, vault and outcome entry; calls whose address was erased cannot be asked for."""
     rows = list(source.reports.unsettled())
     questions = []
-    with SqliteJournal.open(source.audit.home.journal_path, read_only=True) as journal:
+    with WholeHistory.open(source.audit.home.journal_path) as journal:
         for start in range(0, len(rows), _PIECE):
             piece = rows[start : start + _PIECE]
             private = source.vault.calls([row["call_id"] for row in piece])

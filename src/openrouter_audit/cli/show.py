@@ -10,7 +10,7 @@ import msgspec
 from openrouter_audit.cli import EXIT_BAD_DATA
 from openrouter_audit.cli.common import Format, HomeOption, Reading, hint, reading
 from openrouter_audit.errors import ConfigError
-from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.journal.former import WholeHistory
 from openrouter_audit.reports.people import join_people
 from openrouter_audit.reports.render import csv_lines, json_text, printable
 from openrouter_audit.reports.rows import COLUMNS
@@ -56,7 +56,7 @@ def show(
 
 def _entries_of(row: dict[str, Any], source: Reading) -> list[dict[str, Any]]:
     indexes = sorted({row[name] for name in ("intent_index", "outcome_index", "cost_index")} - {None})
-    with SqliteJournal.open(source.audit.home.journal_path, read_only=True) as journal:
+    with WholeHistory.open(source.audit.home.journal_path) as journal:
         texts = [text for index in indexes for _, text in journal.entries(index, index + 1)]
     return [
         {"index": index, "kind": msgspec.json.decode(text)["kind"], "entry": msgspec.Raw(text.encode())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import msgspec
 from cyclopts import Parameter
 
 from openrouter_audit.core.checkpoints import decode_policy
+from openrouter_audit.core.entries import LogSuccessor
 from openrouter_audit.core.notes import decode_base64, encode_base64
 from openrouter_audit.errors import NoteError, OpenRouterAuditError
 from openrouter_audit.journal.evidence import JournalEvidence
+from openrouter_audit.journal.former import FormerLogs, former_folders, root_of_entries
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.segments import HEADER_BYTES, SUFFIX
 from openrouter_audit.verification.findings import VerificationReport, finding
@@ -107,10 +111,13 @@ def verify_home(
                 verifier = Verifier(evidence, policy, known_heads=heads, progress=progress, now_us=now_us)
                 report = verifier.verify()
                 _check_spool(verifier, evidence, spooled)
+                if not home.head_path.exists():
+                    verifier.findings.add("head_lost", "there is no head file: a rollback need not be noticed")
+                check_former(verifier, evidence, home)
                 # Rows are held against entries only where the entries are the signed ones, or nothing else tells
                 # which of them is not.
                 if shown is not None and not any(one.kind.startswith("entry_") for one in report.findings):
-                    _check_reports(verifier, evidence, shown, report)
+                    _check_reports(verifier, evidence, shown, report, home)
                 return verifier.report()
         finally:
             if shown is not None:
@@ -161,18 +168,60 @@ def _check_spool(verifier: Verifier, evidence: JournalEvidence, spooled: dict[st
             verifier.findings.add("undrained_spool", f"{waiting} bytes of segment {segment} are not yet in the journal")
 
 
-def _check_reports(verifier: Verifier, evidence: JournalEvidence, shown: object, report: VerificationReport) -> None:
+def check_former(verifier: Verifier, evidence: JournalEvidence, home: Home) -> None:
+    """
+    Hold the logs before this one against what their successors say of them, from the newest to the oldest.
+
+    A successor signed size and root of what it found, so a former log that was changed since then is found out by that,
+    whoever has its old keys. Its own signatures are a matter of `verify --home <home>/former/<n>`.
+    """
+    said = _succession(evidence)
+    for folder in reversed(former_folders(home.former_dir)):
+        if said is None:
+            return
+        path = folder / "journal.db"
+        if not path.exists():
+            if said.kept_size:
+                verifier.findings.add("succession", f"the log {said.former} is not here", severity="incomplete")
+            return
+        with JournalEvidence.open(path) as former:
+            size, root = root_of_entries(former.batches(0), until=said.kept_size)
+            if (size, root) != (said.kept_size, bytes.fromhex(said.kept_root)):
+                verifier.findings.add(
+                    "root_mismatch",
+                    f"former/{folder.name}: the log {said.former} was kept with {said.kept_size} entries and root"
+                    f" {said.kept_root}, here are {size} with root {root.hex()}",
+                )
+            said = _succession(former)
+    if said is not None and said.kept_size:
+        verifier.findings.add("succession", f"the log {said.former} is not here", severity="incomplete")
+
+
+def _succession(evidence: JournalEvidence) -> LogSuccessor | None:
+    """What a log's first entry says of the log before it, where it says that."""
+    for _, text in evidence.texts(0, 1):
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text, type=LogSuccessor)
+    return None
+
+
+def _check_reports(
+    verifier: Verifier, evidence: JournalEvidence, shown: object, report: VerificationReport, home: Home
+) -> None:
     from openrouter_audit.cli.report_check import ShownReports
 
     assert isinstance(shown, ShownReports)  # noqa: S101 - the type is named here only to load it late
+    former = FormerLogs.open(home.former_dir)
     try:
-        verifier.findings.take(shown.compare(evidence, tree_size=report.tree_size or 0))
+        verifier.findings.take(shown.compare(evidence, tree_size=report.tree_size or 0, former=former))
     except OpenRouterAuditError:
         if report.verdict != "tampered":  # a damaged log need not be projectable
             raise
     except ValueError as error:
         if report.verdict != "tampered":
             verifier.findings.take([finding("report_mismatch", f"the entries cannot be projected: {error}")])
+    finally:
+        former.close()
 
 
 # Showing -------------------------------------------------------------------------------------------------------

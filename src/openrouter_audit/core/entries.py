@@ -35,6 +35,8 @@ Identifier = Annotated[str, Meta(max_length=128, pattern=r"^(?!sk-)[A-Za-z0-9_\-
 Reference = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 """128 random bits of ours; means something only together with the vault."""
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Origin = Annotated[str, Meta(max_length=255, pattern=r"^(?!sk-)[!-*,-~]+$")]
+"""Name of a log: printable ASCII without spaces and plus signs, anything else percent-encoded."""
 Money = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$")]
 """US dollars (credits), the digits as they were sent: `1e-7`, `0.0076509169000000005`."""
 Quantity = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$")]
@@ -274,14 +276,48 @@ class LogClosed(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.c
 
 
 class LogLoss(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.loss"):
-    """Records that could not be kept (P6)."""
+    """
+    Records that could not be kept (P6).
+
+    The unit is a record: an intent is one, an outcome is one. A call of which nothing is in the log was lost as two, its
+    intent and, once it ended, its outcome. No record is in two entries of this kind, nor in one beside `log.unreadable`.
+    """
 
     reason: Word
+    """
+    Found in the file when its writer was gone: `torn_frame`, `missing_tail` (acknowledged, and not there; where threads wrote at
+    once, give or take what was under way).
+
+    Counted by the writer: of outcomes `disk_and_memory_full`, `process_ended` (they waited in memory when it did) and
+    `too_large`; in mode `best_effort` of intents `full` (the bound of the spool), `disk`, `closed`, `fault`, each the intent of a
+    call that went on, and of their outcomes `no_intent`; of calls that a fault kept from being watched `capture_fault`.
+    """
     count: Count | None = None
-    """How many, where it is known."""
+    """How many records, where it is known."""
     skipped_bytes: Count | None = None
+    """Of the segment, that are no frame."""
     from_us: Count | None = None
     until_us: Count | None = None
+    """When the first and the last of them were given up."""
+
+
+class LogSuccessor(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.successor"):
+    """The first entry of a log that goes on where another one must not be signed again, and what is lost in between."""
+
+    former: Origin
+    """The log before this one."""
+    reason: Literal["restored", "put_back", "forked", "damaged", "journal_lost", "keys_lost"]
+    kept_size: Count
+    """How many entries of the former log are there."""
+    kept_root: Digest
+    """Root over these, so that this log vouches for them."""
+    signed_size: Count | None = None
+    """Size of the newest head of the former log that is known to have been signed; absent where it is not known."""
+    signed_root: Digest | None = None
+    lost_from: Count | None = None
+    """First entry that was signed and is not there."""
+    lost_until: Count | None = None
+    """First entry that is not known to have been signed."""
 
 
 class LogUnreadable(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.unreadable"):
@@ -331,6 +367,7 @@ Entry = (
     | LogOpened
     | LogClosed
     | LogLoss
+    | LogSuccessor
     | LogUnreadable
     | LogConfig
     | AccessExported
@@ -344,6 +381,7 @@ KINDS: tuple[type[Facts], ...] = (
     LogOpened,
     LogClosed,
     LogLoss,
+    LogSuccessor,
     LogUnreadable,
     LogConfig,
     AccessExported,

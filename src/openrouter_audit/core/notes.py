@@ -45,6 +45,8 @@ _TIME_BYTES = 8
 _LINE_START = "\u2014 "
 _KEY_ID_HEX = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_FOREIGN = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")
+"""Control characters but newline, and lone surrogates, which have no bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +338,7 @@ def check_key_name(name: str) -> None:
 
 
 def compute_key_id(name: str, key_type: int, public_key: bytes) -> bytes:
-    """The four bytes that name a key in signature lines."""
+    """The four bytes that name a key in signature lines; `name` as `check_key_name` lets it pass."""
     return sha256(name.encode() + b"\n" + bytes([key_type]) + public_key).digest()[:4]
 
 
@@ -462,5 +464,5 @@ def _join_key_text(name: str, key_id: bytes, key_type: int, material: bytes) -> 
 
 
 def _check_characters(text: str) -> None:
-    if text.startswith("\ufeff") or any(char < " " and char != "\n" for char in text):
-        raise NoteError("a note holds no control characters but newlines, and no byte order mark")
+    if text.startswith("\ufeff") or _FOREIGN.search(text):
+        raise NoteError("a note holds no control characters but newlines, no byte order mark and no half characters")

@@ -67,14 +67,16 @@ def decode_proof(data: bytes) -> ProofFile:
         if not lines or not lines[0].startswith("index "):
             raise ProofFileError("the index of the entry is missing")
         leaf_index = parse_size(lines.pop(0).removeprefix("index "))
+        if len(lines) > MAX_PROOF_HASHES:
+            raise ProofFileError(f"a path has at most {MAX_PROOF_HASHES} hashes, this one {len(lines)}")
         inclusion_path = tuple(map(decode_base64, lines))
         decode_checkpoint(parse_note(checkpoint).text)
     except UnicodeDecodeError as error:
         raise ProofFileError("the lines above the checkpoint are ASCII") from error
     except (NoteError, CheckpointError) as error:
         raise ProofFileError(f"proof file: {error}") from error
-    if len(inclusion_path) > MAX_PROOF_HASHES or any(len(sibling) != HASH_BYTES for sibling in inclusion_path):
-        raise ProofFileError(f"a path has at most {MAX_PROOF_HASHES} hashes, each of {HASH_BYTES} bytes")
+    if any(len(sibling) != HASH_BYTES for sibling in inclusion_path):
+        raise ProofFileError(f"each hash of a path has {HASH_BYTES} bytes")
     return ProofFile(leaf_index=leaf_index, inclusion_path=inclusion_path, checkpoint=checkpoint, extra=extra)
 
 

@@ -9,6 +9,7 @@ repair is there no entry.
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def _admit_struct(
     cls: type[Struct], facts: Mapping[str, Any], prefix: str, anomalies: list[str]
 ) -> dict[str, Any] | None:
     admitted: dict[str, Any] = {}
-    for field in msgspec.structs.fields(cls):
+    for field in _fields(cls):
         if field.encode_name not in facts or facts[field.encode_name] is None:
             if field.required:
                 return None
@@ -100,6 +101,12 @@ def _admit_value(kind: Any, value: Any, name: str, anomalies: list[str]) -> Any:
     return value
 
 
+@functools.cache
+def _fields(cls: type[Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(cls)
+
+
+@functools.cache
 def _strip(kind: Any) -> tuple[Any, Meta | None]:
     """Without `| None` and `Annotated`: the type itself, and its bounds."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:

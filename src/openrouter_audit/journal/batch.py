@@ -37,7 +37,7 @@ from openrouter_audit.journal.drain import Source
 from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, MARKER_BYTES, Damage, Frame
 from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.journal.vault import PrivateCall, Vault
-from openrouter_audit.journal.writer_state import WriterCounts
+from openrouter_audit.journal.writer_state import WAITED, WriterCounts
 
 FULL_ENTRIES: Final = 8192
 FULL_BYTES: Final = 8 * 1024 * 1024
@@ -45,7 +45,9 @@ FULL_BYTES: Final = 8 * 1024 * 1024
 
 _PLAUSIBLE_STEP: Final = 1024
 """More threads than this do not write to one segment at a time: numbers in its file run ahead by no more."""
-_STRICT = msgspec.msgpack.Decoder(tuple[Entry, Private | None, tuple[str, int] | None])
+Names = tuple[tuple[str, int], ...] | None
+"""What a frame replaces: segment and number of torn frames, or the number a record waited under."""
+_STRICT = msgspec.msgpack.Decoder(tuple[Entry, Private | None, Names])
 _LOOSE = msgspec.msgpack.Decoder(tuple[dict[str, Any], Any, Any])
 _replace = msgspec.structs.replace
 
@@ -127,7 +129,7 @@ class Batch:
         source: Source,
         counts: WriterCounts | None,
         open_calls: Iterable[tuple[str, int]],
-        rewritten: frozenset[int],
+        named: frozenset[int],
         *,
         size: int,
         now_us: int,
@@ -137,10 +139,10 @@ class Batch:
 
         Args:
             open_calls: Intents of this segment that were committed without an outcome; this batch's are added here.
-            rewritten: Numbers of its torn frames that were written again elsewhere.
+            named: Numbers that frames elsewhere name: of its torn frames, and of its records that waited in memory.
         """
         position = self.position(source)
-        spoken: list[Facts] = [*_losses(source, position, counts, rewritten, size=size, now_us=now_us)]
+        spoken: list[Facts] = [*_losses(source, position, counts, named, size=size, now_us=now_us)]
         closed = frozenset(self.closed_calls)
         orphans = [call for call, _ in open_calls if call not in closed]
         orphans += [call for call, (segment, _) in self.opened_calls.items() if segment == source.segment]
@@ -183,7 +185,7 @@ class Batch:
         if len(text) > MAX_ENTRY_BYTES:
             return self._unreadable(source, seq, bytes(item.sealed), "too_large", now_us)
         if replaces is not None:
-            self.rewrites.append(replaces)
+            self.rewrites.extend(replaces)
         self._follow_call(facts, source.segment)
         return text
 
@@ -246,7 +248,7 @@ def _number_and_content(source: Source, item: Frame | Damage, last_seq: int) -> 
     return item.seq, plain
 
 
-def _decode(plain: bytes) -> tuple[Facts | None, Private | None, tuple[str, int] | None]:
+def _decode(plain: bytes) -> tuple[Facts | None, Private | None, Names]:
     """A frame's content: strictly, which is fast; else value by value; facts are None where that gives no entry."""
     try:
         return _STRICT.decode(plain)
@@ -258,7 +260,7 @@ def _decode(plain: bytes) -> tuple[Facts | None, Private | None, tuple[str, int]
         return None, None, None
     private = admit_private(raw_private) if isinstance(raw_private, dict) else None
     try:
-        replaces = msgspec.convert(raw_replaces, type=tuple[str, int] | None)
+        replaces = msgspec.convert(raw_replaces, type=Names)
     except msgspec.ValidationError:
         replaces = None
     return admit(raw), private, replaces
@@ -282,18 +284,20 @@ def _losses(
     source: Source,
     position: Position,
     counts: WriterCounts | None,
-    rewritten: frozenset[int],
+    named: frozenset[int],
     *,
     size: int,
     now_us: int,
 ) -> Iterable[LogLoss]:
     """
-    What a finished segment acknowledged and does not hold.
+    What a finished segment acknowledged and does not hold, and what its writer gave up.
 
-    A number that is merely missing between whole frames was never acknowledged. Bytes that are no frame are a loss unless
-    the frame was written again. A number that was acknowledged and lies beyond the last frame is gone with the tail.
+    A number that is merely missing between whole frames was never acknowledged. Bytes that are no frame are a loss unless the
+    frame was written again, or its writer noted that the write had failed. A number that was acknowledged and lies beyond the
+    last frame is gone with the tail. What became `log.unreadable` has its number and is no loss beside that.
     """
-    acknowledged = counts.acknowledged if counts is not None else 0
+    counts = counts or WriterCounts(losses={})
+    torn = frozenset(seq for seq in named if seq < WAITED) | counts.failed
     if position.entries != position.last_seq + 1:
         seen, skipped, last_seq = set[int](), 0, -1
         for item in source.read(HEADER_BYTES, size):
@@ -301,9 +305,9 @@ def _losses(
             if seq is not None:
                 seen.add(seq)
                 last_seq = max(last_seq, seq)
-            elif not _was_written_again(source, item, rewritten):
+            elif not _is_beginning_of(source, item, torn):
                 skipped += item.end - item.offset
-        missing = set(range(position.last_seq + 1)) - seen - rewritten
+        missing = set(range(position.last_seq + 1)) - seen - torn
         if skipped and missing:
             yield LogLoss(
                 v=1,
@@ -313,33 +317,39 @@ def _losses(
                 count=len(missing),
                 skipped_bytes=skipped,
             )
-    tail = set(range(position.last_seq + 1, acknowledged)) - rewritten
-    if tail:
+    # Computed, not listed: a page that was damaged may name any number.
+    tail = counts.acknowledged - (position.last_seq + 1)
+    tail -= sum(position.last_seq < seq < counts.acknowledged for seq in torn)
+    if tail > 0:
         yield LogLoss(
             v=1,
             id=os.urandom(16).hex(),
             at_us=now_us,
             reason="missing_tail",
-            count=len(tail),
+            count=tail,
             skipped_bytes=max(0, size - position.offset),
         )
-    if counts is not None and counts.lost:
-        yield LogLoss(
-            v=1,
-            id=os.urandom(16).hex(),
-            at_us=now_us,
-            reason="disk_and_memory_full",
-            count=counts.lost,
-            from_us=counts.lost_from_us,
-            until_us=counts.lost_until_us,
-        )
+    # A kill between writing a record that waited and noting it leaves the name; a damaged frame leaves the note.
+    found = max(sum(seq >= WAITED for seq in named), counts.written_after_all)
+    for reason, loss in counts.losses.items():
+        count = loss.count - found if reason == "process_ended" else loss.count
+        if count > 0:
+            yield LogLoss(
+                v=1,
+                id=os.urandom(16).hex(),
+                at_us=now_us,
+                reason=reason,
+                count=count,
+                from_us=loss.from_us,
+                until_us=loss.until_us,
+            )
 
 
-def _was_written_again(source: Source, item: Frame | Damage, rewritten: frozenset[int]) -> bool:
+def _is_beginning_of(source: Source, item: Frame | Damage, torn: frozenset[int]) -> bool:
     """
-    Whether these bytes are the beginning of a frame that another frame replaces.
+    Whether these bytes are the beginning of a frame that was not acknowledged.
 
-    It may be as short as a byte; as much of marker and number as is there must be those of a frame that was named.
+    It may be as short as a byte; as much of marker and number as is there must be those of a frame known to be torn.
     """
     length = item.end - item.offset
     head = os.pread(source.descriptor, min(length, FRAME_HEAD_BYTES), item.offset)
@@ -347,5 +357,5 @@ def _was_written_again(source: Source, item: Frame | Damage, rewritten: frozense
     return (
         source.header.marker.startswith(head[:MARKER_BYTES])
         and (len(sealed_bytes) < 4 or length < FRAME_HEAD_BYTES + int.from_bytes(sealed_bytes))
-        and any(seq.to_bytes(8).startswith(number) for seq in rewritten)
+        and any(seq.to_bytes(8).startswith(number) for seq in torn)
     )

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 import apsw
 
+from openrouter_audit.core.entries import MAX_ENTRY_BYTES
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.sqlite import _SCHEMA, SCHEMA_VERSION, Head, Position
 from openrouter_audit.verification.source import ShownHead
@@ -23,8 +25,16 @@ from openrouter_audit.verification.source import ShownHead
 _TABLES: Final = tuple(statement for statement in _SCHEMA if statement.startswith("CREATE TABLE"))
 """Held against the file's own: in a table of another making a number may be anything, and a view may have no end."""
 _BATCH_ROWS: Final = 1024
+_BATCH: Final = (
+    f"SELECT idx, substr(CAST(entry AS BLOB), 1, {MAX_ENTRY_BYTES + 1}) FROM entries"  # noqa: S608 - a number
+    " WHERE idx >= ? ORDER BY idx LIMIT ?"
+)
+"""Cut where no entry of ours can be the same any more: a batch of what somebody else put there has its bounds, too."""
+_text_of = itemgetter(1)
 _FIRST_INDEX: Final = -(2**63)
 """SQLite's smallest row number: a row below 0 is one that somebody added."""
+_MAX_VALUE_BYTES: Final = 16 * 1024 * 1024
+"""SQLite makes no larger value out of this file: what it holds need not be what we wrote."""
 _BUSY_MS: Final = 10_000
 _CACHE_KIB: Final = 8 * 1024
 
@@ -79,6 +89,8 @@ class JournalEvidence:
             ).get
         if row is None:
             raise JournalUnavailable("journal.db has no head row")
+        if [*map(type, row)] != [str, int, bytes, int, bytes, bytes]:  # a damaged file keeps to no type
+            raise JournalUnavailable("the head row of journal.db is damaged")
         origin, size, root, at_us, note, edge = row
         return ShownHead(origin=origin, tree_size=size, root_hash=root, at_us=at_us, note=note, edge=edge)
 
@@ -86,10 +98,9 @@ class JournalEvidence:
         next_index = _FIRST_INDEX if start is None else start
         while True:
             with _reading():
-                rows: list[Any] = self._connection.execute(
-                    "SELECT idx, CAST(entry AS BLOB) FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?",
-                    (next_index, _BATCH_ROWS),
-                ).fetchall()
+                rows: list[Any] = self._connection.execute(_BATCH, (next_index, _BATCH_ROWS)).fetchall()
+            if None in map(_text_of, rows):  # SQLite itself takes NOT NULL for granted
+                rows = [(index, text or b"") for index, text in rows]
             if rows:
                 yield rows
             if len(rows) < _BATCH_ROWS:
@@ -104,14 +115,21 @@ class JournalEvidence:
         return tile
 
     def tile_names(self) -> Iterator[tuple[int, int]]:
-        yield from self._rows("SELECT level, n FROM tiles ORDER BY level, n")
+        for level, n in self._rows("SELECT level, n FROM tiles ORDER BY level, n"):
+            _check_types((level, n), (int, int), "tiles")
+            yield level, n
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
-        yield from self._rows("SELECT tree_size, CAST(note AS BLOB) FROM checkpoints ORDER BY tree_size")
+        for size, note in self._rows("SELECT tree_size, CAST(note AS BLOB) FROM checkpoints ORDER BY tree_size"):
+            _check_types((size, note), (int, bytes), "checkpoints")
+            yield size, note
 
     def positions(self) -> Mapping[str, Position]:
-        return {
-            segment: Position(
+        found = {}
+        for row in self._rows("SELECT segment, process, ordinal, offset, entries, last_seq, final FROM positions"):
+            _check_types(row, (str, str, int, int, int, int, int), "positions")
+            segment, process, ordinal, offset, entries, last_seq, final = row
+            found[segment] = Position(
                 segment=segment,
                 process=process,
                 ordinal=ordinal,
@@ -120,13 +138,14 @@ class JournalEvidence:
                 last_seq=last_seq,
                 final=bool(final),
             )
-            for segment, process, ordinal, offset, entries, last_seq, final in self._rows(
-                "SELECT segment, process, ordinal, offset, entries, last_seq, final FROM positions"
-            )
-        }
+        return found
 
     def open_calls(self) -> Mapping[str, str]:
-        return dict(self._rows("SELECT call_id, segment FROM open_calls"))
+        found = {}
+        for row in self._rows("SELECT call_id, segment FROM open_calls"):
+            _check_types(row, (str, str), "open_calls")
+            found[row[0]] = row[1]
+        return found
 
     # For a projector --------------------------------------------------------------------------------------------
 
@@ -135,6 +154,24 @@ class JournalEvidence:
         yield from self._rows(
             "SELECT idx, CAST(entry AS BLOB) FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx", (start, stop)
         )
+
+    def count_entries(self) -> int:
+        """How many entries there are in one piece from the first on, where none was taken out."""
+        with _reading():
+            last: int | None = self._connection.execute("SELECT max(idx) FROM entries").get
+        return 0 if last is None else last + 1
+
+    def find_fault(self) -> str | None:
+        """What SQLite finds wrong with the file, None where nothing is; reads all of it."""
+        try:
+            said: str = self._connection.execute("PRAGMA integrity_check(1)").get
+        except apsw.Error as error:
+            return str(error)
+        return None if said == "ok" else said.splitlines()[-1]
+
+    def rewrites(self) -> Iterator[tuple[str, int]]:
+        """Numbers that are no loss where they are missing: segment, sequence number."""
+        yield from self._rows("SELECT segment, seq FROM rewrites")
 
     def as_journal(self) -> SnapshotReader:
         """The same state, read as a follower reads a journal."""
@@ -167,6 +204,12 @@ class SnapshotReader:
             yield index, text.decode("utf-8", "replace")
 
 
+def _check_types(row: tuple[Any, ...], types: tuple[type, ...], table: str) -> None:
+    """Columns of STRICT tables have their types when they are written; a damaged file may hold anything."""
+    if tuple(map(type, row)) != types:
+        raise JournalUnavailable(f"a row of {table} in journal.db is damaged")
+
+
 @contextmanager
 def _reading(name: str = "journal.db") -> Iterator[None]:
     try:
@@ -188,6 +231,7 @@ def _open_snapshot(path: Path) -> apsw.Connection:
 
 def _begin(connection: apsw.Connection) -> apsw.Connection:
     try:
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
         connection.set_busy_timeout(_BUSY_MS)
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").fetchall()
         connection.execute("BEGIN")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write to the last byte: a disk that is nearly full takes a part, and only the next write fails."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -18,12 +26,26 @@ def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + ".tmp")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     partial.rename(path)
     sync_directory(path.parent)
+
+
+def make_directory(directory: Path, mode: int = 0o777) -> None:
+    """
+    Make a folder, and those above it that are missing, so that they are there after a power cut.
+
+    What is synced inside a folder is lost with the folder's own name. A parent that may not be read cannot be synced, and is
+    left to the system.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        with contextlib.suppress(PermissionError):
+            sync_directory(made.parent)
 
 
 def sync_directory(directory: Path) -> None:

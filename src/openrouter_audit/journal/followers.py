@@ -59,19 +59,19 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        if self._is_inherited:
+        if self.is_inherited:
             self._begin()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
     @property
-    def _is_inherited(self) -> bool:
+    def is_inherited(self) -> bool:
         """In a forked child that has not started its own: the lock may be held by a thread that is not there."""
         return self._pid != os.getpid()
 
     def wake(self) -> None:
-        if self._is_inherited:
+        if self.is_inherited:
             return
         with self._condition:
             self._asked += 1
@@ -79,7 +79,7 @@ class Worker:
 
     def wait(self, timeout: float) -> bool:
         """Ask for a step now and wait for its end; False where time runs out or the step failed all the while."""
-        if self._is_inherited:
+        if self.is_inherited:
             return False
         with self._condition:
             self._asked += 1
@@ -90,7 +90,7 @@ class Worker:
             )
 
     def stop(self, timeout: float | None = None) -> None:
-        if self._is_inherited:
+        if self.is_inherited:
             return
         with self._condition:
             self._stopping = True
@@ -147,6 +147,8 @@ class SequencerWorker:
         return self._lease.held
 
     def start(self) -> None:
+        if self._worker.is_inherited:
+            self.after_fork_in_child()  # again, for forks that ran no handlers
         self._worker.start()
 
     def wake(self) -> None:
@@ -164,7 +166,11 @@ class SequencerWorker:
         if not self._lease.acquire():
             return None
         if self._sequencer is None:
-            self._sequencer = Sequencer(self._home)
+            try:
+                self._sequencer = Sequencer(self._home)
+            except BaseException:
+                self._lease.release()  # whoever mends this home needs it
+                raise
         size = self._sequencer.drain()
         if size != self.tree_size:
             self.tree_size = size
@@ -178,9 +184,15 @@ class SequencerWorker:
         self._lease.release()
 
     def after_fork_in_child(self) -> None:
-        """A child has neither the thread nor a right to the parent's connections: not even closing them is safe."""
+        """
+        A child has neither the thread nor a right to the parent's connections: not even closing them is safe.
+
+        The segments that the parent reads are closed: its locks on those that are finished would live on in the child,
+        and keep every other sequencer, the child's own too, from ever seeing them finished.
+        """
         self._lease.release()
         if self._sequencer is not None:
+            self._sequencer._reader.close()  # noqa: SLF001 - plain files; the rest of it is left as it is
             _INHERITED.append(self._sequencer)
             self._sequencer = None
 
@@ -196,6 +208,8 @@ class FollowerWorker:
         _WORKERS.add(self)
 
     def start(self) -> None:
+        if self._worker.is_inherited:
+            self.after_fork_in_child()  # again, for forks that ran no handlers
         self._worker.start()
 
     def wake(self) -> None:

@@ -20,8 +20,8 @@ from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, SignerKe
 from openrouter_audit.errors import HomeError
 from openrouter_audit.journal.files import write_whole
 
-_SIGNING_FILES: Final = ("log-ed25519", "log-ml-dsa-44")
-_SEALING_FILE: Final = "sealing"
+SIGNING_FILES: Final = ("log-ed25519", "log-ml-dsa-44")
+SEALING_FILE: Final = "sealing"
 SEALING_PUBLIC_FILE: Final = "sealing.pub"
 
 
@@ -51,14 +51,14 @@ def create_keys(directory: Path, origin: str) -> LogKeys:
 
     A crash half way leaves some of them; the next call makes the rest.
     """
-    for name, key_type in zip(_SIGNING_FILES, (ED25519, ML_DSA_44_COSIGNATURE), strict=True):
+    for name, key_type in zip(SIGNING_FILES, (ED25519, ML_DSA_44_COSIGNATURE), strict=True):
         if not (directory / name).exists():
             write_whole(
                 directory / name,
                 SignerKey(name=origin, key_type=key_type, seed=os.urandom(32)).encode().encode() + b"\n",
             )
-    if not (directory / _SEALING_FILE).exists():
-        write_whole(directory / _SEALING_FILE, os.urandom(32).hex().encode() + b"\n")
+    if not (directory / SEALING_FILE).exists():
+        write_whole(directory / SEALING_FILE, os.urandom(32).hex().encode() + b"\n")
     keys = load_keys(directory)
     public = X25519PrivateKey.from_private_bytes(keys.sealing).public_key().public_bytes_raw()
     write_whole(directory / SEALING_PUBLIC_FILE, public.hex().encode() + b"\n")
@@ -73,8 +73,8 @@ def load_keys(directory: Path) -> LogKeys:
         HomeError: One is missing or is not a key; nothing can be sequenced, capturing needs only the public one.
     """
     try:
-        signers = tuple(SignerKey.decode((directory / name).read_text().strip()) for name in _SIGNING_FILES)
-        sealing = bytes.fromhex((directory / _SEALING_FILE).read_text().strip())
+        signers = tuple(SignerKey.decode((directory / name).read_text().strip()) for name in SIGNING_FILES)
+        sealing = bytes.fromhex((directory / SEALING_FILE).read_text().strip())
     except (OSError, ValueError) as error:
         raise HomeError(f"the log's keys cannot be read: {type(error).__name__}", home=str(directory.parent)) from None
     return LogKeys(origin=signers[0].name, signers=signers, sealing=sealing)
@@ -85,7 +85,10 @@ def load_sealing_public_key(directory: Path) -> bytes:
     try:
         key = bytes.fromhex((directory / SEALING_PUBLIC_FILE).read_text().strip())
     except (OSError, ValueError) as error:
-        raise HomeError(f"the sealing key cannot be read: {error}", home=str(directory.parent)) from error
+        raise HomeError(
+            f"the sealing key cannot be read ({error}): openrouter-audit recover tells what to do",
+            home=str(directory.parent),
+        ) from error
     if len(key) != 32:
         raise HomeError(f"the sealing key has {len(key)} bytes, not 32", home=str(directory.parent))
     return key

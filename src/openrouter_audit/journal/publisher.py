@@ -23,7 +23,7 @@ from openrouter_audit.core.merkle import TILE_WIDTH, Frontier, leaf_hash
 from openrouter_audit.core.notes import TreeHead, parse_note, parse_tree_head
 from openrouter_audit.core.tiles import TilePath, encode_bundle, encode_path
 from openrouter_audit.errors import RolledBack, RootMismatch, VerificationError
-from openrouter_audit.journal.files import locked_directory
+from openrouter_audit.journal.files import locked_directory, make_directory, write_all
 from openrouter_audit.verification.source import LogSource
 
 CHECKPOINT: Final = "checkpoint"
@@ -66,7 +66,7 @@ def publish(
     """
     note = source.head().note
     checkpoint = policy.open_checkpoint(note).checkpoint
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with locked_directory(directory):
         published = _published(directory)
         if published is not None:
@@ -175,7 +175,7 @@ class _Folder:
         partial = path.with_name(path.name + _PARTIAL_SUFFIX)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            os.write(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

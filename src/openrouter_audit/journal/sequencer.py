@@ -22,6 +22,7 @@ from typing import Final
 from openrouter_audit.core.merkle import TILE_WIDTH, Frontier, leaf_hash
 from openrouter_audit.core.notes import encode_base64
 from openrouter_audit.errors import FenceLost, HomeError, JournalUnavailable
+from openrouter_audit.journal import aftermath
 from openrouter_audit.journal.batch import Batch
 from openrouter_audit.journal.drain import Source, SpoolReader
 from openrouter_audit.journal.home import Home
@@ -45,7 +46,11 @@ class Sequencer:
     def __init__(self, home: Home, *, clock_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         self._home = home
         self._clock_us = clock_us
+        self._is_first_drain = True
+        self._without_intent: list[tuple[str, str]] = []
+        home.refuse_unfit()
         self._keys: LogKeys = load_keys(home.keys_dir)
+        self._unsure = False
         self._journal = SqliteJournal.open(home.journal_path)
         self._vault = Vault.open(home.vault_path)
         self._reader = SpoolReader(home.spool_dir, home.state_dir, self._keys.sealing)
@@ -66,13 +71,18 @@ class Sequencer:
 
         Raises:
             JournalUnavailable: Disk or database do not take it; what is not committed is still in the spool.
-            CommitUnknown: As for SqliteJournal.commit; the state was read again, the next call goes on.
+            CommitUnknown: As for SqliteJournal.commit; the next call reads the state again and goes on.
+            HomeError: The journal is not the one that was signed.
         """
         for _ in range(_MAX_FENCE_TRIES):
             try:
+                if self._unsure:
+                    self._reopen()
                 self._drain_once()
             except FenceLost:
                 self._load()
+            except OSError as error:
+                raise JournalUnavailable(f"the spool cannot be read: {error.strerror}") from error
             else:
                 return self._head.tree_size
         raise FenceLost(f"{_MAX_FENCE_TRIES} times another sequencer was faster")
@@ -94,17 +104,23 @@ class Sequencer:
         ):
             raise HomeError(
                 f"journal.db has {head.tree_size} entries, but {outside[1]} were signed: it was put back, and must not"
-                " sign a second history",
+                " sign a second history; openrouter-audit recover opens a successor",
+                home=str(self._home.path),
+            )
+        if head.origin != self._keys.origin:
+            raise HomeError(
+                f"journal.db is of the log {head.origin}, the keys are of {self._keys.origin}",
                 home=str(self._home.path),
             )
         tail_start = head.tree_size - head.tree_size % TILE_WIDTH
         tail = [leaf_hash(text.encode()) for _, text in self._journal.entries(tail_start, head.tree_size)]
-        self._frontier = Frontier.restore(tree_size=head.tree_size, tail=tail, read_tile=self._read_tile)
-        if self._frontier.root() != head.root_hash:
+        frontier = Frontier.restore(tree_size=head.tree_size, tail=tail, read_tile=self._read_tile)
+        if frontier.root() != head.root_hash:
             raise HomeError("journal.db does not have the root it signed: run verify", home=str(self._home.path))
-        self._head = head
-        self._positions = dict(self._journal.positions())
-        self._last_kept_us = self._journal.last_kept_us()
+        positions, last_kept_us = dict(self._journal.positions()), self._journal.last_kept_us()
+        # All of it is read: a failure before left the state as it was.
+        self._head, self._frontier = head, frontier
+        self._positions, self._last_kept_us = positions, last_kept_us
 
     def _read_tile(self, level: int, n: int) -> bytes:
         tile = self._journal.tile(level, n)
@@ -115,9 +131,13 @@ class Sequencer:
     # Draining ---------------------------------------------------------------------------------------------------
 
     def _drain_once(self) -> None:
-        batch = self._new_batch()
+        batch, gone = self._new_batch(), list[Source]()
+        self._without_intent.clear()
+        if self._is_first_drain:
+            aftermath.name_segments(self._home.spool_dir)
         try:
-            for group in self._reader.look(self._positions):
+            groups = self._reader.look(self._positions)
+            for group in groups:
                 for source, size in group:
                     if not self._is_final(source):
                         batch = self._drain_segment(batch, source, size)
@@ -125,9 +145,17 @@ class Sequencer:
                 for source, size in group:
                     if source.finished and not self._is_final(source):
                         self._finish(batch, source, size)
+            gone += self._finish_vanished(batch, [source for group in groups for source, _ in group])
             self._commit(batch)
         finally:
             self._vault.roll_back()
+            for source in gone:
+                source.close()
+        for source in gone:
+            aftermath.put_away(self._home, source)
+        if self._is_first_drain:
+            aftermath.remove_leftovers(self._home, self._positions)
+            self._is_first_drain = False
         for group in self._reader.look(self._positions):
             for source, _ in group:
                 if self._is_final(source):
@@ -135,6 +163,8 @@ class Sequencer:
 
     def _drain_segment(self, batch: Batch, source: Source, size: int) -> Batch:
         while not batch.add(source, source.read(batch.position(source).offset, size), now_us=self._clock_us()):
+            if self._is_first_drain:
+                self._without_intent += aftermath.outcomes_without_intent(batch, self._journal)
             self._commit(batch)
             batch = self._new_batch()
         return batch
@@ -148,6 +178,17 @@ class Sequencer:
             size=size,
             now_us=self._clock_us(),
         )
+
+    def _finish_vanished(self, batch: Batch, readable: list[Source]) -> list[Source]:
+        """Say what a power cut took: once, and after everything that can be read."""
+        if not self._is_first_drain:
+            return []
+        gone = aftermath.vanished(self._home, self._positions, readable)
+        for source in gone:
+            self._finish(batch, source, batch.position(source).offset)
+        self._without_intent += aftermath.outcomes_without_intent(batch, self._journal)
+        aftermath.say_lost_intents(batch, self._positions, self._without_intent, now_us=self._clock_us())
+        return gone
 
     def _is_final(self, source: Source) -> bool:
         position = self._positions.get(source.segment)
@@ -194,7 +235,7 @@ class Sequencer:
         except JournalUnavailable:
             raise
         except BaseException:
-            self._reopen()
+            self._unsure = True
             raise
         self._head, self._frontier = head, frontier
         self._positions.update(batch.after)
@@ -205,7 +246,8 @@ class Sequencer:
             self._home.write_head(head)
 
     def _reopen(self) -> None:
-        """After a commit of unknown end: the file tells which of its two states it has."""
+        """After a commit of unknown end: the file tells which of its two states it has, once it can be read."""
         self._journal.close()
         self._journal = SqliteJournal.open(self._home.journal_path)
         self._load()
+        self._unsure = False

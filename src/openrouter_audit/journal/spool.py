@@ -18,6 +18,10 @@ does the rest. The kernel drops the lock with the process, however that ends: th
 
 A forked child inherits segments it must not write to. Every append compares the pid; the child opens its own segment,
 closes what it inherited so as not to keep the parent's lock alive, and is mute for exchanges the parent began.
+
+What no segment takes is never simply gone (DESIGN section 6). An outcome waits in memory (backlog.py), then takes the space of the
+reserve (reserve.py), then is counted in the page of its segment (writer_state.py). An intent is refused, or in `best_effort`
+counted; then its outcome is not written either, and is counted as well: in the log stands the whole of a call, or a loss.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import contextlib
 import fcntl
 import heapq
 import itertools
+import logging
 import os
 import platform
 import socket
@@ -34,16 +39,27 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
-from openrouter_audit.core.entries import Facts, LogClosed, LogConfig, LogOpened, Mode, Private, kind_of
-from openrouter_audit.core.vocabulary import admit, admit_private
+from openrouter_audit.core.entries import (
+    CallIntent,
+    Facts,
+    LogClosed,
+    LogConfig,
+    LogLoss,
+    LogOpened,
+    Mode,
+    Private,
+)
 from openrouter_audit.errors import AuditUnavailable, SpoolError
+from openrouter_audit.journal.backlog import BACKLOG_BYTES, Backlog, naming, taken
 from openrouter_audit.journal.files import sync_directory
+from openrouter_audit.journal.plain import plain_values, trimmed
+from openrouter_audit.journal.reserve import RESERVE_BYTES, Reserve
 from openrouter_audit.journal.sealing import OVERHEAD_BYTES, new_segment_cipher
 from openrouter_audit.journal.segments import (
     FRAME_HEAD_BYTES,
@@ -53,21 +69,25 @@ from openrouter_audit.journal.segments import (
     SegmentHeader,
     frame_head,
 )
-from openrouter_audit.journal.writer_state import WriterState
+from openrouter_audit.journal.writer_state import LossCounts, LossReason, WriterState
+
+logger = logging.getLogger("openrouter_audit")
 
 ROTATE_BYTES: Final = 16 * 1024 * 1024
 """Small enough that a long-lived process gives disk space back, large enough that a rotation is rare."""
 ROTATE_SECONDS: Final = 3600.0
-BACKLOG_BYTES: Final = 16 * 1024 * 1024
-"""Outcomes that wait in memory while the disk takes nothing."""
+RETRY_SECONDS: Final = 1.0
+"""How often what waits in memory is tried again when nothing else is written."""
+WARN_SHARE: Final = 0.1
+"""Of the bound: from here on somebody should look whether anybody sequences."""
+BODIES_SHARE: Final = 0.5
+"""Of the bound: from here on bodies are left out, facts never."""
+_SEGMENTS_IN_BOUND: Final = 16
+"""A segment is at most this part of the bound, which is only looked at when one is made."""
 _PARTIAL_SUFFIX: Final = ".new"
 
 _ENCODE = msgspec.msgpack.Encoder().encode
-_MAX_MSGPACK_INTEGER = 2**63 - 1
-_DEEPEST: Final = 8
-_LONGEST_PLAIN: Final = MAX_FRAME_BYTES - FRAME_HEAD_BYTES - OVERHEAD_BYTES - 64  # room to name the frame it replaces
-_LONGEST_TEXT: Final = 16 * 1024
-"""Of free text in a record that fits into no frame."""
+_LONGEST_PLAIN: Final = MAX_FRAME_BYTES - FRAME_HEAD_BYTES - OVERHEAD_BYTES - 256  # room to name what it replaces
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
@@ -77,8 +97,8 @@ class Segment:
     __slots__ = (
         "__weakref__",
         "_descriptor",
+        "_encrypt",
         "_marker",
-        "_seal",
         "_sequence",
         "_sync_failed",
         "_sync_lock",
@@ -97,7 +117,7 @@ class Segment:
         self._descriptor = -1
         identity = os.urandom(16)
         sealed_key, cipher = new_segment_cipher(public_key, identity)
-        self._seal = cipher.seal
+        self._encrypt = cipher.encrypt
         self.header = SegmentHeader(
             segment=identity,
             process=process,
@@ -137,20 +157,23 @@ class Segment:
                 had, so that the frame that replaces it can name it.
         """
         seq = next(self._sequence)
-        sealed = self._seal(seq, plain)
+        sealed = self._encrypt(seq.to_bytes(12), plain, self.header.segment)
         head = frame_head(self._marker, seq, sealed)
         length = len(sealed) + FRAME_HEAD_BYTES
         if length > MAX_FRAME_BYTES:
+            self.state.fail(seq)
             raise SpoolError(f"a frame of {length} bytes", reason="frame_too_large", seq=seq)
         try:
             written = os.writev(self._descriptor, (head, sealed))
         except OSError as error:
             self.failed = True
+            self.state.fail(seq)
             raise SpoolError(
                 f"segment {self.name}: {error.strerror}", reason="write", errno=error.errno, seq=seq
             ) from error
         if written != length:
             self.failed = True
+            self.state.fail(seq)
             raise SpoolError(f"segment {self.name}: {written} of {length} bytes", reason="short_write", seq=seq)
         self.written += length
         self.state.acknowledge(seq)
@@ -189,13 +212,20 @@ class Segment:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class LostIntent:
+    """The token of a call that goes on unrecorded (`best_effort`): its outcome is counted, not written."""
+
+    pid: int
+
+
 class Spool:
     """
     Where a process puts what happened: implements the recorder that capture and enrichment write to.
 
     Safe in any thread, in finalisers and after a fork. `settings`, where given, is written once at the start of each
-    process: a change of settings between two runs is then an entry. `on_process_start` is called after the first segment of
-    a process is made, which in a forked child is its first record.
+    process: a change of settings between two runs is then an entry. `on_process_start` is called once in each process, after the
+    first segment was made or could not be: where the spool is full it is the sequencer that makes room.
     """
 
     def __init__(
@@ -211,16 +241,27 @@ class Spool:
         settings: LogConfig | None = None,
         on_process_start: Callable[[], None] | None = None,
         rotate_bytes: int = ROTATE_BYTES,
+        backlog_bytes: int = BACKLOG_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
+        retry_s: float | None = RETRY_SECONDS,
     ) -> None:
         self.mode: Mode = mode
         self.policy = policy
         self._directory, self._state_directory = directory, state_directory
         self._public_key = public_key
         self._max_bytes = max_bytes
-        self._rotate_bytes = rotate_bytes
+        self._rotate_bytes = min(rotate_bytes, max_bytes // _SEGMENTS_IN_BOUND)
+        self._backlog_bytes = backlog_bytes
+        self._retry_s = retry_s
+        self._reserve = Reserve(
+            state_directory.with_name("reserve"), min(reserve_bytes, max_bytes // _SEGMENTS_IN_BOUND)
+        )
         self._recorder = recorder
         self._settings = settings
         self._on_process_start = on_process_start
+        self.drops_bodies = False
+        """Whether the spool was so full, when a segment was last made, that bodies may not go into it."""
+        self._warned = self._losing = False
         self._segments: weakref.WeakSet[Segment] = weakref.WeakSet()
         self._closed = False
         self._begin_process()
@@ -235,14 +276,19 @@ class Spool:
         self._process = os.urandom(16)
         self._ordinals = itertools.count()
         self._newest: list[tuple[int, Segment]] = []  # a heap by minus the ordinal
-        self._backlog: deque[tuple[bytes, Segment]] = deque()  # with the intent's segment, to keep it locked
-        self._backlog_bytes = 0
+        self._backlog = Backlog(self._backlog_bytes)
+        self._uncounted = LossCounts()  # losses that no page could be made for; poured into the first one there is
+        self._counting: Segment | None = None  # made for its page alone, when nothing may be written
+        # Things to be done once in a process: whoever takes the token out does it, and puts it back where it failed.
+        self._start_due, self._settings_due = deque([True]), deque([True])
 
     # The recorder -----------------------------------------------------------------------------------------------
 
-    def write(self, facts: Facts, private: Private | None = None, *, follows: object | None = None) -> Segment | None:
+    def write(
+        self, facts: Facts, private: Private | None = None, *, follows: object | None = None
+    ) -> Segment | LostIntent | None:
         """
-        Write one record; when this returns it has left the process.
+        Write one record; when this returns it has left the process, or in `best_effort` may be counted as lost.
 
         Args:
             follows: What `write` returned for the intent, when this is its outcome.
@@ -253,31 +299,27 @@ class Spool:
         Raises:
             AuditUnavailable: Nothing was written. Never raised where `follows` is given: the caller's answer may not
                 fail for our sake, so the record waits in memory, is tried again with every later one, and is counted as
-                lost when it cannot even wait.
+                lost when it cannot even wait. Never raised for an intent in `best_effort`; other records of no call's
+                own (a cost, an access) are refused in every mode: their writers try again, or must not go on.
         """
         if os.getpid() != self._pid:
             self._begin_process()
         if follows is not None and (not isinstance(follows, Segment) or follows.pid != self._pid):
-            return None  # begun by the parent of a fork: it speaks for this exchange
+            if isinstance(follows, LostIntent) and follows.pid == self._pid:
+                self._count("no_intent")
+            return None  # or begun by the parent of a fork: it speaks for this exchange
         try:
             plain = _ENCODE((facts, private, None))
         except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
             plain = _ENCODE((plain_values(facts), None if private is None else plain_values(private), None))
         if len(plain) > _LONGEST_PLAIN:
-            plain = _trimmed(facts, private)
+            plain = trimmed(facts, private)
         if self._backlog:
             self.retry_backlog()
         try:
             return self._append(plain, follows)
         except Exception as error:
-            reason = error.reason if isinstance(error, SpoolError) else "write"
-            if follows is None:
-                raise AuditUnavailable(f"the spool took no record: {error}", reason=reason) from error
-            if reason == "frame_too_large":  # waiting would not make it smaller
-                follows.state.lose(1, time.time_ns() // 1000)
-            else:
-                self._wait_in_memory(plain, follows)
-            return None
+            return self._not_taken(facts, plain, follows, error)
 
     def sync(self, token: object) -> None:
         """
@@ -294,18 +336,7 @@ class Spool:
 
     def retry_backlog(self) -> int:
         """Write what waits in memory; returns how many records still do."""
-        while self._backlog:
-            try:
-                waiting = self._backlog.popleft()
-            except IndexError:  # another thread took the last one
-                break
-            try:
-                self._append(*waiting)
-            except Exception:
-                self._backlog.appendleft(waiting)
-                break
-            self._backlog_bytes -= len(waiting[0])
-        return len(self._backlog)
+        return self._backlog.retry(self._append)
 
     @property
     def waiting(self) -> int:
@@ -332,13 +363,21 @@ class Spool:
         """
         if self._closed or os.getpid() != self._pid:
             return
-        self.retry_backlog()
+        if self.retry_backlog() and self._reserve.free():
+            self.retry_backlog()
+        self._place_counts()
         if self._newest:
             with contextlib.suppress(Exception):
-                ended = LogClosed(v=1, id=os.urandom(16).hex(), at_us=time.time_ns() // 1000, process=self.process)
+                ended = LogClosed(v=1, id=os.urandom(16).hex(), at_us=_now_us(), process=self.process)
                 self._append(_ENCODE((ended, None, None)))
         self._closed = closing
         self._newest = []
+        self._counting = None
+        if self._backlog:
+            # Their segments count them as lost with this process, which is now true, or will be when it is gone.
+            logger.warning("%d outcomes could not be written; they are counted as lost", len(self._backlog))
+            if closing:
+                self._backlog.clear()
 
     # Segments ---------------------------------------------------------------------------------------------------
 
@@ -357,21 +396,45 @@ class Spool:
             segment.append(plain)
             return segment
         except SpoolError as error:
-            if error.reason == "frame_too_large":
+            if error.reason == "frame_too_large" or error.seq is None:
                 raise
-            torn = (segment.name, error.seq)
+            seq = error.seq
         # A crash here leaves a torn frame that was never acknowledged: readers skip it.
-        replacing = msgspec.msgpack.decode(plain, type=list[msgspec.Raw])
         replacement = self._open_segment(under_way=follows is not None)
-        replacement.append(_ENCODE((replacing[0], replacing[1], torn)))
+        replacement.append(naming(plain, segment.name, seq))
         return replacement
 
-    def _open_segment(self, *, under_way: bool = False) -> Segment:
+    def _open_segment(self, *, under_way: bool = False, for_counts: bool = False) -> Segment:
+        """
+        Make a segment, and make it the current one.
+
+        Args:
+            under_way: What goes into it belongs to a call that has begun: also a closed recorder takes it.
+            for_counts: Only its page is wanted: the bound does not count, and nothing more is written to it.
+        """
         if self._closed and not under_way:
             raise SpoolError("this recorder was closed", reason="closed")
+        try:
+            if not for_counts:
+                self._keep_bound()
+            return self._make_segment(for_counts=for_counts)
+        finally:
+            if self._on_process_start is not None and taken(self._start_due):
+                self._on_process_start()
+
+    def _keep_bound(self) -> None:
         used = sum(_size_of(entry) for entry in os.scandir(self._directory))
-        if used >= self._max_bytes:
+        self.drops_bodies = used >= self._max_bytes * BODIES_SHARE
+        above = used >= self._max_bytes * WARN_SHARE
+        if above and not self._warned:
+            logger.warning(
+                "%d bytes wait to be sequenced, the bound is %d: is anybody sequencing?", used, self._max_bytes
+            )
+        self._warned = above
+        if used + self._reserve.bytes >= self._max_bytes:  # giving the reserve up makes room under the bound as well
             raise SpoolError(f"{used} bytes wait to be sequenced, the bound is {self._max_bytes}", reason="full")
+
+    def _make_segment(self, *, for_counts: bool) -> Segment:
         segment = Segment(self._directory, self._state_directory, self._public_key, self._process, next(self._ordinals))
         self._segments.add(segment)
         opened = LogOpened(
@@ -385,75 +448,113 @@ class Spool:
             mode=self.mode,
             policy=self.policy,
         )
+        settings = self._settings if self._settings is not None and taken(self._settings_due) else None
         try:
             segment.append(_ENCODE((opened, Private(host=socket.gethostname(), pid=segment.pid), None)))
-        except SpoolError:
-            # Nothing in it was acknowledged: a disk that stays full shall not fill with such beginnings.
-            (self._directory / (segment.name + SUFFIX)).unlink(missing_ok=True)
+            if settings is not None:
+                said = msgspec.structs.replace(settings, id=os.urandom(16).hex(), at_us=opened.at_us)
+                segment.append(_ENCODE((said, None, None)))
+            if self.mode == "strict":
+                segment.sync()
+                sync_directory(self._directory)
+        except BaseException:
+            # Nothing of a caller's was acknowledged in it: a disk that stays full shall not fill with such beginnings.
+            # The page first: alone it would tell of a first frame that is gone.
             (self._state_directory / segment.name).unlink(missing_ok=True)
+            (self._directory / (segment.name + SUFFIX)).unlink(missing_ok=True)
+            if settings is not None:
+                self._settings_due.append(True)
             raise
-        if self._settings is not None and segment.header.ordinal == 0:
-            settings = msgspec.structs.replace(self._settings, id=os.urandom(16).hex(), at_us=opened.at_us)
-            segment.append(_ENCODE((settings, None, None)))
-        if self.mode == "strict":
-            segment.sync()
-            sync_directory(self._directory)
-        if not self._closed:
+        if for_counts:
+            self._counting = segment
+        elif not self._closed:
             newest = self._newest
             heapq.heappush(newest, (-segment.header.ordinal, segment))
             del newest[1:]
-        if segment.header.ordinal == 0 and self._on_process_start is not None:
-            self._on_process_start()
+            self._counting, self._losing = None, False
+            self._reserve.ensure()
+        # Only now: who counts in memory looks afterwards whether there is a page, and one of us sees the other.
+        self._uncounted.pour_into(segment.state)
         return segment
 
-    def _wait_in_memory(self, plain: bytes, follows: Segment) -> None:
-        if self._backlog_bytes + len(plain) <= BACKLOG_BYTES:
-            self._backlog_bytes += len(plain)
-            self._backlog.append((plain, follows))
-        else:
-            follows.state.lose(1, time.time_ns() // 1000)
+    # What no segment takes --------------------------------------------------------------------------------------
 
+    def _not_taken(self, facts: Facts, plain: bytes, follows: Segment | None, error: Exception) -> LostIntent | None:
+        """
+        What becomes of a record that could not be written (DESIGN section 6).
 
-def _trimmed(facts: Facts, private: Private | None) -> bytes:
-    """What fits into a frame of a record that does not: its vocabulary applied here, long free text left out."""
-    raw = plain_values(facts)
-    if private is not None:
-        parts = {name: value for name, value in plain_values(private).items() if len(_ENCODE(value)) <= _LONGEST_TEXT}
-        if len(parts) < len(private.__struct_fields__):
-            raw["anomalies"] = [*raw.get("anomalies", ()), "private"]
-        private = admit_private(parts)
-    admitted = admit(raw)
-    return _ENCODE((raw if admitted is None else admitted, private, None))
+        Raises:
+            AuditUnavailable: The mode forbids to go on without it.
+        """
+        word = error.reason if isinstance(error, SpoolError) else "write"
+        if follows is not None:
+            if word == "frame_too_large":  # waiting would not make it smaller
+                follows.state.lose("too_large", _now_us())
+            else:
+                self._backlog.keep(plain, follows, write=self._append, reserve=self._reserve)
+                if self._retry_s is not None:
+                    self._backlog.retry_in_background(weakref.WeakMethod(self.retry_backlog), every_s=self._retry_s)
+            return None
+        if self.mode != "best_effort" or not isinstance(facts, (CallIntent, LogLoss)):
+            raise AuditUnavailable(f"the spool took no record: {error}", reason=word) from error
+        if not self._losing:
+            self._losing = True
+            # Its text alone: whoever keeps log records would keep the error's frames, and with them a segment.
+            logger.warning("calls go on unrecorded, and are counted as lost: %s", str(error))
+        if isinstance(facts, LogLoss):
+            self._count("capture_fault", facts.count or 1)
+            return None
+        self._count(_loss_reason(word, error))
+        return LostIntent(self._pid)
 
+    def _count(self, reason: LossReason, count: int = 1) -> None:
+        """
+        Count what is lost and belongs to no segment in the page of the newest one.
 
-def plain_values(record: Struct) -> dict[str, Any]:
-    """The fields of a record as msgpack can carry them, and as `admit` takes them."""
-    values = {name: getattr(record, name) for name in record.__struct_fields__}
-    plain: dict[str, Any] = _encodable(values)
-    if isinstance(record, Facts):
-        plain["kind"] = kind_of(record)
-    return plain
+        Where there is none, one is made for its page, in the space of the reserve if need be. Where even that fails the count
+        stays in memory and is poured into the next page there is.
+        """
+        segment = self._with_page() or self._open_for_counts()
+        if segment is not None:
+            segment.state.lose(reason, _now_us(), count)
+            return
+        self._uncounted.lose(reason, _now_us(), count)
+        segment = self._with_page()  # another thread may have made one meanwhile
+        if segment is not None:
+            self._uncounted.pour_into(segment.state)
 
+    def _with_page(self) -> Segment | None:
+        newest = self._newest
+        return newest[0][1] if newest else self._counting
 
-def _encodable(value: Any, depth: int = 0) -> Any:
-    """
-    With lone surrogates replaced, and left out what nobody can store: a strange value may not cost the record.
-
-    That is numbers beyond 64 bits, objects of a kind msgpack has no form for, and what is nested deeper than any entry.
-    """
-    if depth > _DEEPEST:
+    def _open_for_counts(self) -> Segment | None:
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                return self._open_segment(under_way=True, for_counts=True)
+            if not self._reserve.free():
+                break
         return None
-    if isinstance(value, Struct):
-        return {name: _encodable(getattr(value, name), depth + 1) for name in value.__struct_fields__}
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and abs(value) > _MAX_MSGPACK_INTEGER:
-        return None
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(member, depth + 1) for key, member in value.items() if isinstance(key, str)}
-    if isinstance(value, (list, tuple)):
-        return [_encodable(member, depth + 1) for member in value]
-    return value if value is None or isinstance(value, (bytes, bool, int, float)) else None
+
+    def _place_counts(self) -> None:
+        """At the end of a process: what is counted in memory goes to a page now, or is only said."""
+        if self._uncounted.total:
+            segment = self._with_page() or self._open_for_counts()
+            if segment is not None:
+                self._uncounted.pour_into(segment.state)
+            else:
+                logger.warning("%d records were lost, and no disk takes that count", self._uncounted.total)
+
+
+def _loss_reason(word: str, error: Exception) -> LossReason:
+    if word == "full":
+        return "full"
+    if word == "closed":
+        return "closed"
+    return "disk" if isinstance(error, (SpoolError, OSError)) else "fault"
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 _SPOOLS: weakref.WeakSet[Spool] = weakref.WeakSet()

@@ -15,11 +15,12 @@ this process's locks (DEPENDENCIES section 11.1). One statement per `execute`, a
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import apsw
 
@@ -109,7 +110,10 @@ class Commit:
     """Intents without outcome in this batch: call id, segment, time."""
     closed_calls: Sequence[str] = ()
     rewrites: Sequence[tuple[str, int]] = ()
-    """Torn frames that a later frame replaces: segment, sequence number."""
+    """
+    Numbers that are no loss where they are missing from a segment: segment, sequence number. Torn frames that a later
+    frame replaces, and in a successor log those of a segment that the former one has.
+    """
 
 
 def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
@@ -124,6 +128,8 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
         if not read_only and not path.exists():  # nobody has locks on it yet; -wal and -shm inherit its 0600
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         connection = apsw.Connection(str(path), flags=flags)
+        if not read_only and connection.readonly("main"):  # SQLite's second choice where the first open fails, for good
+            raise JournalUnavailable(f"{path.name} can only be read now")
         connection.set_busy_timeout(10_000)
         for name, value, effective in _PRAGMAS:
             if read_only and name in {"journal_mode", "synchronous"}:
@@ -155,7 +161,8 @@ class SqliteJournal:
     An append-only sequence of entries and the tree over them, in `journal.db`.
 
     Writes are durable when `commit` returns. One thread uses an instance; other threads and processes open their own
-    with `read_only=True` and see whole transactions only.
+    with `read_only=True` and see whole transactions only. Every method raises JournalUnavailable where the file cannot be
+    read.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
@@ -194,6 +201,7 @@ class SqliteJournal:
         try:
             version = connection.execute("PRAGMA user_version").get
         except apsw.Error as error:
+            connection.close()
             raise JournalUnavailable(f"{path.name} cannot be read: {error}") from error
         if version != SCHEMA_VERSION:
             connection.close()
@@ -212,7 +220,7 @@ class SqliteJournal:
     # Reading ----------------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
-        row = self._connection.execute("SELECT origin, tree_size, root, at_us, note, edge FROM head").fetchone()
+        row = self._one("SELECT origin, tree_size, root, at_us, note, edge FROM head")
         if row is None:
             raise JournalUnavailable("journal.db has no head row")
         origin, size, root, at_us, note, edge = row
@@ -221,28 +229,24 @@ class SqliteJournal:
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
         """Rows `(index, stored text)` from `start` up to, not including, `stop`, in index order."""
         end = 2**62 if stop is None else stop
-        yield from self._connection.execute(
-            "SELECT idx, entry FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx", (start, end)
-        )
+        yield from self._rows("SELECT idx, entry FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx", (start, end))
 
     def tile(self, level: int, n: int) -> bytes | None:
         """The 8,192 bytes of a full tile, or None where there is none."""
-        tile: bytes | None = self._connection.execute(
-            "SELECT hashes FROM tiles WHERE level = ? AND n = ?", (level, n)
-        ).get
-        return tile
+        row = self._one("SELECT hashes FROM tiles WHERE level = ? AND n = ?", (level, n))
+        return None if row is None else bytes(row[0])
 
     def tiles(self) -> Iterator[tuple[int, int, bytes]]:
-        yield from self._connection.execute("SELECT level, n, hashes FROM tiles ORDER BY level, n")
+        yield from self._rows("SELECT level, n, hashes FROM tiles ORDER BY level, n")
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """The checkpoints that are kept for ever: tree size and signed note."""
-        yield from self._connection.execute("SELECT tree_size, note FROM checkpoints ORDER BY tree_size")
+        yield from self._rows("SELECT tree_size, note FROM checkpoints ORDER BY tree_size")
 
     def last_kept_us(self) -> int:
         """When the newest of them was signed; 0 where there is none."""
-        at_us: int | None = self._connection.execute("SELECT max(at_us) FROM checkpoints").get
-        return at_us or 0
+        row = self._one("SELECT max(at_us) FROM checkpoints")
+        return int(row[0] or 0) if row is not None else 0
 
     def positions(self) -> Mapping[str, Position]:
         return {
@@ -255,29 +259,35 @@ class SqliteJournal:
                 last_seq=row[5],
                 final=bool(row[6]),
             )
-            for row in self._connection.execute(
-                "SELECT segment, process, ordinal, offset, entries, last_seq, final FROM positions"
-            )
+            for row in self._rows("SELECT segment, process, ordinal, offset, entries, last_seq, final FROM positions")
         }
 
     def open_calls(self, segment: str) -> list[tuple[str, int]]:
         """Intents of a segment that have no outcome yet: call id and time."""
-        return list(
-            self._connection.execute(
-                "SELECT call_id, at_us FROM open_calls WHERE segment = ? ORDER BY at_us", (segment,)
-            )
-        )
+        return list(self._rows("SELECT call_id, at_us FROM open_calls WHERE segment = ? ORDER BY at_us", (segment,)))
+
+    def is_open(self, call_id: str) -> bool:
+        """Whether there is an intent of this call that has no outcome yet."""
+        return bool(list(self._rows("SELECT 1 FROM open_calls WHERE call_id = ?", (call_id,))))
 
     def rewritten(self, segment: str) -> frozenset[int]:
         """Sequence numbers of torn frames of a segment that were written again elsewhere."""
-        return frozenset(
-            row[0] for row in self._connection.execute("SELECT seq FROM rewrites WHERE segment = ?", (segment,))
-        )
+        return frozenset(row[0] for row in self._rows("SELECT seq FROM rewrites WHERE segment = ?", (segment,)))
 
     def data_version(self) -> int:
         """Changes whenever another connection has committed."""
-        version: int = self._connection.execute("PRAGMA data_version").get
-        return version
+        row = self._one("PRAGMA data_version")
+        return int(row[0]) if row is not None else 0
+
+    def _one(self, sql: str, values: tuple[int, ...] = ()) -> Any:
+        rows = list(self._rows(sql, values))  # to the end: a statement left half way would hold its snapshot
+        return rows[0] if rows else None
+
+    def _rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+        try:
+            yield from self._connection.execute(sql, values)
+        except apsw.Error as error:
+            raise JournalUnavailable(f"journal.db cannot be read: {error}") from error
 
     # Writing ----------------------------------------------------------------------------------------------------
 
@@ -299,8 +309,7 @@ class SqliteJournal:
             self._check_fence(commit)
             self._write(commit)
         except BaseException as error:
-            if connection.in_transaction:  # SQLite itself rolls back where the disk is full
-                connection.execute("ROLLBACK")
+            self._roll_back()
             if isinstance(error, apsw.Error):
                 raise JournalUnavailable(f"journal.db cannot be written: {error}") from error
             raise
@@ -308,9 +317,13 @@ class SqliteJournal:
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back()
             raise CommitUnknown(f"COMMIT failed: {error}") from error
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(apsw.Error):  # the file has the last word, and what failed before says more
+            if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                self._connection.execute("ROLLBACK")
 
     def _check_fence(self, commit: Commit) -> None:
         size = self._connection.execute("SELECT tree_size FROM head").get

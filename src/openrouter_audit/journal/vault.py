@@ -125,10 +125,13 @@ class Vault:
             connection.execute("COMMIT")
 
     def roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
         self._subjects.clear()
         self._aliases.clear()
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise JournalUnavailable(f"vault.db cannot be rolled back: {error}") from error
 
     def subject_for(self, user: str, *, at_us: int, proposed: str | None) -> str:
         """The reference of this person in the month of `at_us`: the one on record, else `proposed`, else a new one."""

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from openrouter_audit.journal.sqlite import SqliteJournal
+from openrouter_audit.errors import JournalUnavailable
+from openrouter_audit.journal.former import WholeHistory
 from openrouter_audit.reports.projector import Projector
 from openrouter_audit.reports.tables.sqlite import SqliteReports
 
 
-@dataclass(slots=True)
 class Projection:
-    """Follows `journal.db`, which it only reads, into `reports.db`. One thread at a time."""
+    """
+    Follows `journal.db`, which it only reads, and the logs before it into `reports.db`. One thread at a time.
 
-    _journal: SqliteJournal
-    _reports: SqliteReports
-    _projector: Projector
+    A recovery may put a successor in the journal's place while a program runs; then that one is followed.
+    """
+
+    def __init__(self, path: Path, reports: SqliteReports) -> None:
+        """Use `open`."""
+        self._path = path
+        self._reports = reports
+        self._file = _identity(path)  # before it is opened: at worst a successor is opened twice
+        self._history = WholeHistory.open(path)
+        self._projector = Projector(self._history, reports, first_index=self._history.first_index)
 
     @classmethod
     def open(cls, journal: Path, reports: Path) -> Self:
@@ -27,18 +34,32 @@ class Projection:
         Raises:
             JournalUnavailable: One of them cannot be used; nothing was written.
         """
-        source = SqliteJournal.open(journal, read_only=True)
+        _identity(journal)  # no reports are made of no journal
+        store = SqliteReports.open(reports)
         try:
-            store = SqliteReports.open(reports)
+            return cls(journal, store)
         except BaseException:
-            source.close()
+            store.close()
             raise
-        return cls(source, store, Projector(source, store))
 
     def follow(self) -> int:
         """Take in what was committed since the last time, and return the tree size the reports stand at."""
+        file = _identity(self._path)
+        if file != self._file:
+            history = WholeHistory.open(self._path)
+            self._history.close()
+            self._history, self._file = history, file
+            self._projector = Projector(history, self._reports, first_index=history.first_index)
         return self._projector.project()
 
     def close(self) -> None:
-        self._journal.close()
+        self._history.close()
         self._reports.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise JournalUnavailable(f"{path.name} does not exist") from error
+    return status.st_dev, status.st_ino

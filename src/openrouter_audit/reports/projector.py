@@ -12,6 +12,8 @@ are still in memory: most outcomes and many costs come that soon).
 
 The file is disposable. If it belongs to another log, is ahead of this one, or the last entry it saw is no longer the one
 the journal has there, the projector starts over by itself.
+
+Where a log succeeds another one, what was before it is read as well: at indexes below 0, from `first_index` on.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Cursor:
     origin: str
     """Origin of the log; empty before the first entry."""
     next_index: int
-    """Entries before this one are in the rows."""
+    """Entries before this one are in the rows; below 0 while those of former logs are taken in."""
     last_entry: bytes
     """SHA-256 of the stored text of entry `next_index - 1`; empty before the first entry."""
 
@@ -96,9 +98,12 @@ class CallStore(Protocol):
 class Projector:
     """Keeps a store in step with a journal. One thread uses an instance, with connections of its own."""
 
-    def __init__(self, journal: JournalReader, store: CallStore, *, batch_entries: int = BATCH_ENTRIES) -> None:
+    def __init__(
+        self, journal: JournalReader, store: CallStore, *, batch_entries: int = BATCH_ENTRIES, first_index: int = 0
+    ) -> None:
         self._journal = journal
         self._store = store
+        self._first_index = first_index
         self._batch_entries = batch_entries
         self._checked = False
         self._recent: dict[int, Reading] = {}
@@ -114,13 +119,13 @@ class Projector:
         head = self._journal.head()
         stop = head.tree_size if until is None else min(until, head.tree_size)
         cursor = self._checked_cursor(head)
-        while cursor.next_index < stop:
-            batch = list(self._journal.entries(cursor.next_index, min(stop, cursor.next_index + self._batch_entries)))
-            if not batch or batch[-1][0] != cursor.next_index + len(batch) - 1:
-                raise JournalUnavailable(f"journal.db has no unbroken entries from {cursor.next_index} to {stop}")
+        while (start := self._next(cursor)) < stop:
+            batch = list(self._journal.entries(start, min(stop, start + self._batch_entries)))
+            if not batch or batch[-1][0] != start + len(batch) - 1:
+                raise JournalUnavailable(f"journal.db has no unbroken entries from {start} to {stop}")
             after = Cursor(
                 origin=head.origin,
-                next_index=cursor.next_index + len(batch),
+                next_index=start + len(batch),
                 last_entry=sha256(batch[-1][1].encode()).digest(),
             )
             rows = self._rows_of(batch)
@@ -130,11 +135,15 @@ class Projector:
             else:
                 # Another process was first. Its rows are the same as ours would have been.
                 cursor = self._store.cursor()
-        return cursor.next_index
+        return self._next(cursor)
+
+    def _next(self, cursor: Cursor) -> int:
+        """The entry to read next; a store that has seen none begins with the first there is."""
+        return cursor.next_index if cursor.last_entry else self._first_index
 
     def _checked_cursor(self, head: JournalHead) -> Cursor:
         cursor = self._store.cursor()
-        if cursor.next_index == 0:
+        if not cursor.last_entry:
             return cursor
         same = cursor.origin == head.origin and cursor.next_index <= head.tree_size
         if same and not self._checked:

@@ -22,6 +22,8 @@ from openrouter_audit.verification.source import ShownPosition
 
 OPEN_INTENT_US: Final = 3600 * 1_000_000
 """An intent that waits longer for its outcome is worth a finding (C14)."""
+HEAD: Final = "head"
+"""Reason of a `log.loss` that is about no record: the file that tells a journal which was put back was gone."""
 _BUCKETS: Final = 256
 
 
@@ -39,23 +41,29 @@ class Glance(Struct, gc=False, kw_only=True):
 
     at_us: int = 0
     count: int | None = None
+    former: str | None = None
     generation_id: str | None = None
     id: str
+    kept_size: int | None = None
     kind: str
+    lost_from: int | None = None
+    lost_until: int | None = None
     reason: str | None = None
+    signed_size: int | None = None
     state: str | None = None
     status: str | None = None
     writer: _Writer | None = None
 
 
 glance = msgspec.json.Decoder(Glance).decode
-"""Reads an entry's bytes; raises `msgspec.DecodeError` or UnicodeDecodeError where they are no entry."""
+"""Reads an entry's bytes; raises one of `_NO_ENTRY` where they are none."""
+_NO_ENTRY: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _try_glance(text: bytes) -> Glance | None:
     try:
         return glance(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NO_ENTRY:
         return None
 
 
@@ -144,7 +152,7 @@ class CallCheck:
         """Take in index and bytes of some entries; those that cannot be read are a matter for the tree."""
         try:
             entries = [glance(text) for _, text in rows]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NO_ENTRY:
             for index, text in rows:
                 entry = _try_glance(text)
                 if entry is not None:
@@ -203,12 +211,18 @@ class CallCheck:
                     unresolved.pop(call, None)
             elif kind == "log.loss":
                 self._losses += 1
+                if entry.reason == HEAD:
+                    self._say("head_lost", "the head file was lost: before this, a rollback need not be noticed", index)
+                    continue
                 self._excused.add(segment)
                 count = "an unknown number of" if entry.count is None else entry.count
                 self._say("loss", f"{count} records were lost: {entry.reason} (segment {segment})", index)
             elif kind == "log.unreadable":
                 self._excused.add(segment)
                 self._say("unreadable", f"a frame of segment {segment} became no entry: {entry.reason}", index)
+
+            elif kind == "log.successor":
+                self._found.append(_succession(index, entry))
 
     def _say(self, kind: str, detail: str, index: int) -> None:
         self._found.append(finding(kind, detail, index=index))
@@ -302,5 +316,18 @@ class CallCheck:
                     yield f"call {call} waits in segment {implied[call]}, the list says {open_calls[call]}"
 
 
+def _succession(index: int, entry: Glance) -> Finding:
+    """What a successor says of the log before it: only where that one is known to have ended here is nothing missing."""
+    detail = f"this log follows {entry.former} ({entry.reason}), of which {entry.kept_size} entries are kept"
+    whole = False
+    if entry.lost_from is not None and entry.lost_until is not None:
+        detail += f"; entries {entry.lost_from} to {entry.lost_until - 1} were signed and are lost"
+    elif entry.signed_size is None or entry.reason == "forked":
+        detail += "; what was signed after them is not known"
+    else:
+        whole = True
+    return finding("succession", detail, index=index, severity=None if whole else "incomplete")
+
+
 def _hours(duration_us: int) -> str:
-    return f"{duration_us / 3.6e9:.1f} hours"
+    return f"{min(duration_us, 2**63) / 3.6e9:.1f} hours"  # a made-up time may be larger than any float

@@ -40,6 +40,8 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
         "undrained_spool": "incomplete",
         "checkpoint_behind": "incomplete",
         # Good to know.
+        "succession": "info",  # incomplete where the former log lost entries, or may have
+        "head_lost": "info",
         "unknown_outcome": "info",
         "duplicate_generation": "info",
         "unresolved_cost": "info",

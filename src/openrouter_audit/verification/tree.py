@@ -12,9 +12,9 @@ hashes of the tiles. At the end three roots can be compared: the signed one, tha
   hour: the first one that does not fit bounds the place from above, the last one that does from below.
 
 The hashes of entries after the last full tile stand beside the checkpoint, as the store's word. A gap between the rows
-shows by its index; for the rest we try which single repair (two entries swapped, one taken out) leads to the signed root,
-and if one does, it is proven to be the one. Where none does and the stored hashes lead to the signed root, they are
-genuine, and name each entry that is not what it was.
+shows by its index; for the rest we try which single repair (one entry taken out) leads to the signed root, and if one does,
+it is proven to be the one. Where none does and the stored hashes lead to the signed root, they are genuine, and name each
+entry that is not what it was. Where they do not, we try all pairs of entries: two may have been swapped.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class TreeCheck:
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]
         if not tail_missing and self._tiles_root(alignment) != self._root_hash:
-            repair = self._repair_tail(alignment) or self._named_by_edge()
+            repair = self._added_to_tail(alignment) or self._named_by_edge() or self._swapped_in_tail(alignment)
             shift += sum(one.kind == "entry_extra" for one in repair)
             found += repair or [self._root_finding(root)]
         return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=shift)
@@ -231,20 +231,27 @@ class TreeCheck:
         tree.extend(hashes)
         return tree.root()
 
-    def _repair_tail(self, alignment: _Alignment) -> list[Finding]:
-        """The one swap or removal after the last full tile that leads to the signed root, if there is one."""
+    def _added_to_tail(self, alignment: _Alignment) -> list[Finding]:
+        """The one row after the last full tile without which the others lead to the signed root, if there is one."""
         hashes = self._tail_hashes(alignment)
-        if hashes is None:
-            return []
-        left = self._full_tree()
         beyond = self._tail.get(self._tree_size + alignment.shift)
-        if beyond is not None:
+        if hashes is not None and beyond is not None:
+            left = self._full_tree()
             for place in range(len(hashes)):
                 tree = left.copy()
                 tree.extend([*hashes[:place], *hashes[place + 1 :], beyond])
                 if tree.root() == self._root_hash:
                     return [finding("entry_extra", "an entry that was not signed", index=self._tail_start + place)]
-        for one, other in _swaps(left, hashes, self._root_hash):
+        return []
+
+    def _swapped_in_tail(self, alignment: _Alignment) -> list[Finding]:
+        """
+        The one swap after the last full tile that leads to the signed root, if there is one.
+
+        Asked last: where the stored hashes are genuine they say it at once, and here all pairs are tried.
+        """
+        hashes = self._tail_hashes(alignment)
+        for one, other in _swaps(self._full_tree(), hashes, self._root_hash) if hashes is not None else ():
             return [
                 finding("entry_reordered", f"holds entry {there}", index=here)
                 for here, there in (

@@ -20,7 +20,15 @@ from typing import Final
 from openrouter_audit.core.checkpoints import Checkpoint, LeastSize, OpenedCheckpoint, Policy, open_checkpoint
 from openrouter_audit.core.merkle import TILE_WIDTH
 from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, encode_base64, parse_note, parse_tree_head
-from openrouter_audit.errors import CheckpointError, NoteError, PolicyError, QuorumMissing, RolledBack, RootMismatch
+from openrouter_audit.errors import (
+    CheckpointError,
+    NoteError,
+    PolicyError,
+    QuorumMissing,
+    RolledBack,
+    RootMismatch,
+    UnknownOrigin,
+)
 from openrouter_audit.verification.calls import CallCheck
 from openrouter_audit.verification.findings import Findings, VerificationReport, finding, verdict_of
 from openrouter_audit.verification.source import KnownHead, LogSource, ShownHead
@@ -121,6 +129,8 @@ class Verifier:
             text = parse_tree_head(parse_note(head.note).text)
             checkpoint = Checkpoint(origin=text.origin, tree_size=text.tree_size, root_hash=text.root_hash)
         except (NoteError, CheckpointError) as error:
+            if checkpoint.origin not in self._policy.logs:
+                raise UnknownOrigin(origin=checkpoint.origin) from error
             self.findings.add("checkpoint_signature", f"the checkpoint cannot be read: {error}")
             require_both_keys(self._policy, checkpoint.origin)
             return checkpoint
@@ -152,6 +162,11 @@ class Verifier:
                 self.findings.add("checkpoint_signature", f"the checkpoint kept at size {size}: {error}")
                 continue
             kept[opened.checkpoint.tree_size, opened.checkpoint.root_hash] = "a kept checkpoint"
+            if size != opened.checkpoint.tree_size:
+                self.findings.add(
+                    "checkpoint_signature",
+                    f"the checkpoint kept at size {size} is of size {opened.checkpoint.tree_size}",
+                )
         return kept
 
     def _elsewhere(self) -> dict[tuple[int, bytes], str]:
