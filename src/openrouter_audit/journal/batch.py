@@ -9,7 +9,7 @@ writes nothing itself except quarantined frames, whose files are named by their 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from openrouter_audit.core.entries import (
 from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import CanonicalError
 from openrouter_audit.journal.drain import Source
+from openrouter_audit.journal.files import write_all
 from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, MARKER_BYTES, Damage, Frame
 from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.journal.vault import PrivateCall, Vault
@@ -49,16 +50,31 @@ Names = tuple[tuple[str, int], ...] | None
 """What a frame replaces: segment and number of torn frames, or the number a record waited under."""
 _STRICT = msgspec.msgpack.Decoder(tuple[Entry, Private | None, Names])
 _LOOSE = msgspec.msgpack.Decoder(tuple[dict[str, Any], Any, Any])
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no record: text that is not UTF-8 and endless nesting come as Python's own errors."""
+_MOST: Final = 2**53 - 1
+"""Largest number an entry can hold; a damaged page may count more."""
 _replace = msgspec.structs.replace
 
 
 class Batch:
     """Entries to be committed together. Owned by the sequencer's thread."""
 
-    def __init__(self, positions: Mapping[str, Position], vault: Vault, quarantine: Path) -> None:
+    def __init__(
+        self,
+        positions: Mapping[str, Position],
+        vault: Vault,
+        quarantine: Path,
+        holds: Callable[[str, int, int], bool] = lambda *_: False,
+    ) -> None:
+        """
+        Args:
+            holds: Whether a whole frame stands in a segment (by name) before an offset: `SpoolReader.holds`.
+        """
         self._before = positions
         self._vault = vault
         self._quarantine = quarantine
+        self._holds = holds
         self.texts: list[bytes] = []
         self.text_bytes = 0
         self.after: dict[str, Position] = {}
@@ -105,6 +121,8 @@ class Batch:
             if seq is None:
                 continue
             text = self._entry_of(source, item, seq, plain, now_us)
+            if text is None:
+                continue
             self.texts.append(text)
             self.text_bytes += len(text)
             entries += 1
@@ -168,7 +186,10 @@ class Batch:
 
     # One frame --------------------------------------------------------------------------------------------------
 
-    def _entry_of(self, source: Source, item: Frame | Damage, seq: int, plain: bytes | None, now_us: int) -> bytes:
+    def _entry_of(
+        self, source: Source, item: Frame | Damage, seq: int, plain: bytes | None, now_us: int
+    ) -> bytes | None:
+        """None where the record is an entry already: its first write was reported as failed, and is whole none the less."""
         if isinstance(item, Damage):
             raw = os.pread(source.descriptor, item.end - item.offset, item.offset)
             return self._unreadable(source, seq, raw, "checksum", now_us)
@@ -186,8 +207,21 @@ class Batch:
             return self._unreadable(source, seq, bytes(item.sealed), "too_large", now_us)
         if replaces is not None:
             self.rewrites.extend(replaces)
+            if any(self._is_entered(segment, number) for segment, number in replaces):
+                self.rewrites.append((source.segment, seq))  # missing here, and no loss
+                return None
         self._follow_call(facts, source.segment)
         return text
+
+    def _is_entered(self, segment: str, seq: int) -> bool:
+        """
+        Whether a frame that is said to be torn was read as a whole one, before this one that replaces it.
+
+        Its segment is older and of the same process, so all of it was read first, and it was locked until this frame was
+        written, so its file is still there.
+        """
+        read = self.after.get(segment) or self._before.get(segment)
+        return seq < WAITED and read is not None and self._holds(segment, seq, read.offset)
 
     def _completed(self, facts: Facts, private: Private | None, writer: Writer) -> Facts:
         """With its writer, and for calls with the reference of the person; what the vault must hold is put aside."""
@@ -218,7 +252,7 @@ class Batch:
         path = self._quarantine / digest
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, raw)
+            write_all(descriptor, raw)
         finally:
             os.close(descriptor)
         facts = LogUnreadable(
@@ -252,11 +286,11 @@ def _decode(plain: bytes) -> tuple[Facts | None, Private | None, Names]:
     """A frame's content: strictly, which is fast; else value by value; facts are None where that gives no entry."""
     try:
         return _STRICT.decode(plain)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         pass
     try:
         raw, raw_private, raw_replaces = _LOOSE.decode(plain)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None, None, None
     private = admit_private(raw_private) if isinstance(raw_private, dict) else None
     try:
@@ -307,14 +341,19 @@ def _losses(
                 last_seq = max(last_seq, seq)
             elif not _is_beginning_of(source, item, torn):
                 skipped += item.end - item.offset
-        missing = set(range(position.last_seq + 1)) - seen - torn
-        if skipped and missing:
+        # Counted, not listed: a number is 64 bits that somebody else may have chosen.
+        written = position.last_seq + 1
+        torn_within = {seq for seq in torn if seq < written}
+        missing = written - len(seen | torn_within)
+        # Of these the journal has some, where a power cut took bytes that had been read before.
+        missing = min(missing, written - position.entries - len(torn_within - seen))
+        if skipped and missing > 0:
             yield LogLoss(
                 v=1,
                 id=os.urandom(16).hex(),
                 at_us=now_us,
                 reason="torn_frame",
-                count=len(missing),
+                count=min(missing, _MOST),
                 skipped_bytes=skipped,
             )
     # Computed, not listed: a page that was damaged may name any number.
@@ -326,7 +365,7 @@ def _losses(
             id=os.urandom(16).hex(),
             at_us=now_us,
             reason="missing_tail",
-            count=tail,
+            count=min(tail, _MOST),
             skipped_bytes=max(0, size - position.offset),
         )
     # A kill between writing a record that waited and noting it leaves the name; a damaged frame leaves the note.
@@ -339,9 +378,9 @@ def _losses(
                 id=os.urandom(16).hex(),
                 at_us=now_us,
                 reason=reason,
-                count=count,
-                from_us=loss.from_us,
-                until_us=loss.until_us,
+                count=min(count, _MOST),
+                from_us=min(loss.from_us, _MOST),
+                until_us=min(loss.until_us, _MOST),
             )
 
 

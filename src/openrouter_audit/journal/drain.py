@@ -68,8 +68,8 @@ class Source:
         at = max(start, HEADER_BYTES)
         while at < stop:
             data = os.pread(self.descriptor, min(READ_BYTES, stop - at), at)
-            if not data:
-                return
+            if len(data) < min(READ_BYTES, stop - at):
+                return  # the file became shorter since its size was taken: look again
             reached = at
             for item in scan(memoryview(data), self.header.marker, at):
                 yield item
@@ -120,9 +120,21 @@ class SpoolReader:
         source.close()
 
     def _remove(self, path: Path) -> None:
-        """The state file first: after a crash in between, the other one is found again and brings us back here."""
-        (self._state_directory / path.stem).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        """
+        The state file first: after a crash in between, the other one is found again and brings us back here.
+
+        So does what the disk refuses to remove now: it is final, and nobody reads it meanwhile.
+        """
+        with contextlib.suppress(OSError):
+            (self._state_directory / path.stem).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+    def holds(self, segment: str, seq: int, stop: int) -> bool:
+        """Whether a whole frame of this number stands before `stop`, though its write failed and another replaces it."""
+        source = self._sources.get(segment + SUFFIX)
+        return source is not None and any(
+            isinstance(item, Frame) and item.seq == seq for item in source.read(HEADER_BYTES, stop)
+        )
 
     def close(self) -> None:
         for source in self._sources.values():
@@ -156,6 +168,9 @@ class SpoolReader:
             header = SegmentHeader.decode(os.pread(descriptor, HEADER_BYTES, 0))
         except IsADirectoryError:
             header = None
+        except OSError:
+            os.close(descriptor)
+            raise
         if header is None or header.segment.hex() + SUFFIX != name:
             os.close(descriptor)
             return None  # not one of our segments; `doctor` and `verify` name it as undrained

@@ -195,7 +195,7 @@ class Sequencer:
         return position is not None and position.final
 
     def _new_batch(self) -> Batch:
-        return Batch(self._positions, self._vault, self._home.quarantine_dir)
+        return Batch(self._positions, self._vault, self._home.quarantine_dir, self._reader.holds)
 
     def _commit(self, batch: Batch) -> None:
         if batch.is_empty:

@@ -195,10 +195,16 @@ class WriterState(LossCounts):
 
 
 def read_counts(path: Path) -> WriterCounts | None:
-    """The counts of a writer, or None where there is no such page or it is not one of ours."""
+    """
+    The counts of a writer, or None where there is no such page or it is not one of ours.
+
+    Raises:
+        OSError: It is there and cannot be read now; what it counts is not yet to be given up.
+    """
     try:
-        data = path.read_bytes()
-    except OSError:
+        with path.open("rb") as file:
+            data = file.read(STATE_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError):
         return None
     if len(data) != STATE_BYTES or not data.startswith(_MAGIC):
         return None

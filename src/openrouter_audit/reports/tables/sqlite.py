@@ -93,8 +93,11 @@ class SqliteReports:
             return cls._open_for_writing(path)
         except (apsw.NotADBError, apsw.CorruptError):
             # Not a database, or a broken one. Nothing in it is worth keeping.
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                path.with_name(name).unlink(missing_ok=True)
+            try:
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    path.with_name(name).unlink(missing_ok=True)
+            except OSError as error:
+                raise JournalUnavailable(f"{path.name} cannot be replaced: {error.strerror}") from error
         except apsw.Error as error:
             raise JournalUnavailable(f"{path.name} cannot be opened: {error}") from error
         try:
@@ -104,10 +107,12 @@ class SqliteReports:
 
     @classmethod
     def _open_for_writing(cls, path: Path) -> Self:
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         try:
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             connection = open_connection(path)
+        except OSError as error:
+            raise JournalUnavailable(f"{path.name} cannot be made: {error.strerror}") from error
         except JournalUnavailable as error:
             if isinstance(error.__cause__, (apsw.NotADBError, apsw.CorruptError)):
                 raise error.__cause__ from error
