@@ -1,5 +1,5 @@
 """
-The kill campaign: eleven processes on one home, and whoever chance points at is killed with SIGKILL and started again.
+The kill campaign: ten kinds of process on one home, and whoever chance points at is killed with SIGKILL and started again.
 
 Usage: python -m tests.campaign.kills FOLDER SEED KILLS. The last line of its output is a JSON object: what broke, what was
 counted, and which operations the kills hit.

@@ -34,7 +34,7 @@ from openrouter_audit.journal.keys import load_keys
 KILLS = int(os.environ.get("KILLS", "1000"))
 HOMES = int(os.environ.get("KILLS_HOMES", "20"))
 WHAT = (
-    "SIGKILL at random instants of 11 kinds of process on one home: writers (threads, tasks, forks, strict, real calls),"
+    "SIGKILL at random instants of 10 kinds of process on one home: writers (threads, tasks, forks, strict, real calls),"
     " sequencers with and without the lease, projection, settling, publisher, makers of homes; lease holders stopped"
 )
 

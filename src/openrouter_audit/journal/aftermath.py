@@ -88,12 +88,13 @@ def put_away(home: Home, source: Source) -> None:
     """
     Remove what is left of a vanished segment; a file without a header is kept in quarantine, though no key opens it.
 
-    A crash on the way leaves files of a segment that is final: the next one removes them.
+    A crash on the way, or a disk that refuses, leaves files of a segment that is final: the next sequencer removes them.
     """
     with contextlib.suppress(OSError):  # it is not there, or quarantine is on another disk: then it is removed as final
         source.path.rename(home.quarantine_dir / source.path.name)
-    source.path.with_suffix(PARTIAL_SUFFIX).unlink(missing_ok=True)
-    (home.state_dir / source.segment).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        source.path.with_suffix(PARTIAL_SUFFIX).unlink(missing_ok=True)
+        (home.state_dir / source.segment).unlink(missing_ok=True)
 
 
 def remove_leftovers(home: Home, positions: Mapping[str, Position]) -> None:
@@ -111,7 +112,8 @@ def remove_leftovers(home: Home, positions: Mapping[str, Position]) -> None:
             made = segment.with_suffix(PARTIAL_SUFFIX).exists() or segment.exists()  # in the order of its renaming
             outlived = not made and time.time() - path.stat().st_mtime > STALE_S
         if outlived:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next sequencer tries again
+                path.unlink(missing_ok=True)
 
 
 def outcomes_without_intent(batch: Batch, journal: SqliteJournal) -> Iterator[tuple[str, str]]:
