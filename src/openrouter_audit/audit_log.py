@@ -38,6 +38,7 @@ from openrouter_audit.config import Config, load_config
 from openrouter_audit.core.entries import CallIntent, CallOutcome, LogConfig, Mode
 from openrouter_audit.core.vocabulary import admit
 from openrouter_audit.errors import AlreadyInstalled, ConfigError, FlushTimeout, HomeError
+from openrouter_audit.journal.forks import no_fork
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.keys import load_sealing_public_key
 from openrouter_audit.journal.plain import plain_values
@@ -283,7 +284,8 @@ class AuditLog:
     def _start_workers(self) -> None:
         if not self._sequencing or self._closed:
             return
-        from openrouter_audit.journal.followers import FollowerWorker, SequencerWorker
+        with no_fork():  # a child would wait for ever for a module that this thread was importing
+            from openrouter_audit.journal.followers import FollowerWorker, SequencerWorker
 
         with self._workers_lock:
             if self._sequencer is None:
@@ -298,7 +300,8 @@ class AuditLog:
             self._follower.wake()
 
     def _open_projection(self) -> Projection:
-        from openrouter_audit.reports.projection import Projection
+        with no_fork():
+            from openrouter_audit.reports.projection import Projection
 
         return Projection.open(self.home.journal_path, self.home.reports_path)
 

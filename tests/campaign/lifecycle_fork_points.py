@@ -34,10 +34,11 @@ from tests.campaign.lifecycle_tools import Acknowledgements, acknowledged_calls,
 from tests.journal.homes import an_intent, an_outcome, new_spool
 
 from openrouter_audit.errors import OpenRouterAuditError
+from openrouter_audit.journal import forks
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.spool import Segment, Spool
 
-_TRACED = ("spool.py", "segments.py", "sealing.py", "writer_state.py", "files.py")
+_TRACED = ("spool.py", "segments.py", "sealing.py", "writer_state.py", "files.py", "backlog.py", "reserve.py")
 _LOOPS = ("<genexpr>", "_size_of", "pour_into")
 """Run for each file of the spool, or each counter: the same point again and again."""
 _SPOKE, _HELD, _FAILED = 1, 2, 4
@@ -93,6 +94,14 @@ def inherited_descriptors(spool: Spool, folder: Path) -> list[str]:
         if target.startswith(f"{folder}/") and Path(target).stem not in own:
             found.append(target)
     return found
+
+
+def can_fork() -> bool:
+    """Whether no other thread stands in a `no_fork`."""
+    free = forks._lock.acquire(blocking=False)
+    if free:
+        forks._lock.release()
+    return free
 
 
 class Campaign:
@@ -173,6 +182,8 @@ class Campaign:
                 writer.start()
                 stands.wait()
                 if writer.is_alive():
+                    if not can_fork():
+                        go.set()  # the fork waits until the writer has left what may not be forked in
                     fork()
                 go.set()
                 writer.join()

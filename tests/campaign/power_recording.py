@@ -414,7 +414,9 @@ class _RecordedFile(apsw.VFSFile):
         self._number = None if self._path is None else tape._number(self._path)
         if self._number is None and not existed:
             self._number = tape._made(self._path)
-        self._syncs_directory = not existed and str(self._path).endswith(_DIR_SYNCING)
+        # As SQLite's own: at the first sync of each handle that might have made the file, whoever did.
+        might_have = bool(flags[0] & apsw.SQLITE_OPEN_CREATE)
+        self._syncs_directory = might_have and str(self._path).endswith(_DIR_SYNCING)
 
     def xLock(self, level: int) -> None:
         """The last connection to close asks for a write lock; on a file opened for reading that is no error to SQLite."""

@@ -51,7 +51,7 @@ def fork_everywhere(tmp_path, *, grain: str, every: int, campaign: str) -> None:
 
 
 def test_a_fork_at_any_line_of_a_write_loses_and_doubles_nothing(tmp_path):
-    fork_everywhere(tmp_path, grain="line", every=12, campaign="5-fork-lines")
+    fork_everywhere(tmp_path, grain="line", every=6, campaign="5-fork-lines")
 
 
 @pytest.mark.long
@@ -73,11 +73,12 @@ def test_forks_among_threads_that_write_lose_and_double_nothing(tmp_path):
     acknowledge = Acknowledgements(tmp_path / "acknowledged")
     process = python(
         """
-import os, random, sys, threading
+import faulthandler, os, random, signal, sys, threading
 from pathlib import Path
 from openrouter_audit.journal.home import Home
 from tests.campaign.lifecycle_tools import Acknowledgements, acknowledged_calls
 from tests.journal.homes import new_spool
+faulthandler.register(signal.SIGALRM, chain=True)
 rng = random.Random(int(sys.argv[3]))
 acknowledge = Acknowledgements(Path(sys.argv[2]))
 spool = new_spool(Home(Path(sys.argv[1])), rotate_bytes=5000)
@@ -91,6 +92,7 @@ def descend(depth):
     pid = os.fork()
     if pid == 0:
         code = 1
+        signal.alarm(120)  # a child has none of its parent's
         try:
             acknowledged_calls(spool, rng.randrange(4), acknowledge)
             if depth:
@@ -111,6 +113,54 @@ sys.exit(max(codes))
     )
     output_of(process, timeout=300)
     assert_whole(prove(home, acknowledge.read()))
+
+
+def test_a_fork_while_another_thread_makes_the_first_segment_leaves_a_child_that_can_make_one(tmp_path):
+    """
+    The first cipher of a process imports modules. A module that is half imported when the process forks stays locked in the
+    child, where the thread that would finish it is not: the child would wait for ever in its first write.
+    """
+    home = new_home(tmp_path)
+    acknowledge = Acknowledgements(tmp_path / "acknowledged")
+    process = python(
+        """
+import faulthandler, os, signal, sys, threading
+from pathlib import Path
+from openrouter_audit.journal.home import Home
+from tests.campaign.lifecycle_tools import Acknowledgements, acknowledged_calls
+from tests.journal.homes import new_spool
+faulthandler.register(signal.SIGALRM, chain=True)
+importing, forked = threading.Event(), threading.Event()
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if not importing.is_set():
+            importing.set()
+            forked.wait(1)  # the fork is to wait for us; one that does not comes in here
+sys.meta_path.insert(0, Slow())
+acknowledge = Acknowledgements(Path(sys.argv[2]))
+spool = new_spool(Home(Path(sys.argv[1])))
+def write():
+    acknowledged_calls(spool, 1, acknowledge)
+    importing.set()  # a cryptography that imports nothing is welcome
+thread = threading.Thread(target=write)
+thread.start()
+importing.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    acknowledged_calls(spool, 1, acknowledge)
+    os._exit(0)
+forked.set()
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+        home.path,
+        acknowledge._path,
+    )
+    output_of(process)
+    proof = prove(home, acknowledge.read())
+    assert_whole(proof)
+    assert {"success": 2} == dict(proof.ends)
 
 
 def test_a_child_keeps_no_hold_on_what_its_parent_was_sequencing(tmp_path):

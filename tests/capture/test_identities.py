@@ -1,6 +1,10 @@
 """Identities are made ahead, and still nobody has one twice."""
 
+import ctypes
 import os
+import sys
+
+import pytest
 
 from openrouter_audit.capture.identities import BATCH, identity_from, new_identity
 from openrouter_audit.core.commitments import commit, derive_keys
@@ -12,13 +16,24 @@ def test_no_identity_is_given_twice():
     assert len(seen) == len({one.call_key for one in seen})
 
 
-def test_a_forked_child_has_none_of_its_parents():
+@pytest.mark.parametrize(
+    "fork",
+    [
+        pytest.param(os.fork, id="by Python"),
+        pytest.param(
+            ctypes.PyDLL(None).fork,
+            id="without Python's handlers",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="not safe elsewhere"),
+        ),
+    ],
+)
+def test_a_forked_child_has_none_of_its_parents(fork):
     """
     Some are ready when the fork happens; a child that took one of them would give its call the name of another.
     """
     new_identity()
     read, write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             os.write(write, b"".join(bytes.fromhex(new_identity().call_id) for _ in range(BATCH)))

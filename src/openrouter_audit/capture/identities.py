@@ -36,16 +36,20 @@ class CallIdentity(Struct, frozen=True):
         return f"CallIdentity({self.call_id})"
 
 
-_ready: list[CallIdentity] = []
+_ready: list[tuple[int, CallIdentity]] = []
 """Threads, finalizers and signal handlers may take from it at once: single operations of the list only."""
 
 
 def new_identity() -> CallIdentity:
     """An identity that nobody else has or will have."""
+    process = os.getpid()
     try:
-        return _ready.pop()
+        while True:
+            made_by, identity = _ready.pop()
+            if made_by == process:  # else forked without Python's handlers: the parent has it too
+                return identity
     except IndexError:
-        return _make_ready()
+        return _make_ready(process)
 
 
 def identity_from(drawn: bytes) -> CallIdentity:
@@ -61,13 +65,12 @@ def identity_from(drawn: bytes) -> CallIdentity:
     )
 
 
-def _make_ready() -> CallIdentity:
-    process = os.getpid()
+def _make_ready(process: int) -> CallIdentity:
     drawn = os.urandom(BATCH * _DRAWN)
     first, *others = (identity_from(drawn[at : at + _DRAWN]) for at in range(0, len(drawn), _DRAWN))
     if os.getpid() != process:  # a signal handler forked meanwhile, and both sides come by here
         return identity_from(os.urandom(_DRAWN))
-    _ready.extend(others)
+    _ready.extend((process, identity) for identity in others)
     return first
 
 

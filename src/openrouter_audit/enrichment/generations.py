@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from openrouter_audit.core.entries import RouterAttempt
+from openrouter_audit.journal.forks import no_fork
 
 if TYPE_CHECKING:
     import httpx2
@@ -201,7 +202,8 @@ class GenerationClient:
             self._inherited.append(self._http)
             self._http = None
         if self._http is None:
-            import httpx2
+            with no_fork():  # a child would wait for ever for a module that this thread was importing
+                import httpx2
 
             self._pid = os.getpid()
             self._http = httpx2.Client(timeout=self._timeout_s)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from openrouter_audit.journal.forks import no_fork
 from openrouter_audit.journal.sealing import SegmentCipher, open_segment_cipher
 from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, SUFFIX, Damage, Frame, SegmentHeader, scan
 from openrouter_audit.journal.sqlite import Position
@@ -154,9 +155,10 @@ class SpoolReader:
             if known is not None and known.final:
                 self._remove(self._directory / name)  # a crash came between commit and removal
                 continue
-            source = self._open(name)
-            if source is not None:
-                self._sources[name] = source
+            with no_fork():  # a child closes what it finds in `_sources`
+                source = self._open(name)
+                if source is not None:
+                    self._sources[name] = source
 
     def _open(self, name: str) -> Source | None:
         path = self._directory / name

@@ -1,10 +1,14 @@
 """
-Descriptors whose locks must not live on in a forked child.
+What another thread is in the middle of when a process forks, and the child could never mend: `no_fork` lets the fork wait.
 
 A flock belongs to the open file, which a child shares: as long as it has a copy of the descriptor, the lock of a parent
 that was killed holds. So whoever locks a file keeps the descriptor where its fork handler finds it, and the handler
-closes the copy. One gap is left: another thread may fork between the system's `open` and our keeping what it returned,
-and in the child nobody would ever know of that descriptor. `no_fork` closes it.
+closes the copy. Between the system's `open` and our keeping what it returned nobody in the child would ever know of it.
+
+A module that a thread is importing is locked, and in the child locked for good: whoever needs it there waits for ever. So
+does who needs a lock of OpenSSL's. What a thread of ours may be the first to import, and a child needs, is imported in here.
+
+What others do in threads while they fork is theirs: Python lets no child finish what they had begun.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ _lock = threading.RLock()  # a finaliser, or a fork in one, may come here in the
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """No other thread forks inside: a descriptor opened and kept in here is known wherever it is copied to."""
+    """No other thread forks inside; a fork in this thread (a signal handler's, a finaliser's) does not wait."""
     global _pid, _lock
     if os.getpid() != _pid:  # forked without Python's handlers: the thread that held the lock may not be there
         _pid, _lock = os.getpid(), threading.RLock()

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa  # noqa: F401 - needed to sign: not first in a thread
+
 from openrouter_audit.core.merkle import TILE_WIDTH, Frontier, leaf_hash
 from openrouter_audit.core.notes import encode_base64
 from openrouter_audit.errors import FenceLost, HomeError, JournalUnavailable

@@ -16,8 +16,10 @@ anybody holds it: an exchange keeps the segment of its intent until its outcome 
 does the rest. The kernel drops the lock with the process, however that ends: this, and nothing else, makes a segment
 *finished*.
 
-A forked child inherits segments it must not write to. Every append compares the pid; the child opens its own segment,
-closes what it inherited so as not to keep the parent's lock alive, and is mute for exchanges the parent began.
+A forked child inherits segments it must not write to. It closes them, so as not to keep the parent's locks alive, makes its
+own, and is mute for exchanges the parent began. The fork may come in the middle of a write: in another thread, which is not
+there in the child, or in a signal handler that returns into the write. So a write belongs to the process that began it: to a
+child a closed segment fails, and where a file would be made, renamed or removed the pid is compared (`forks.py` has the rest).
 
 What no segment takes is never simply gone (DESIGN section 6). An outcome waits in memory (backlog.py), then takes the space of the
 reserve (reserve.py), then is counted in the page of its segment (writer_state.py). An intent is refused, or in `best_effort`
@@ -58,6 +60,7 @@ from openrouter_audit.core.entries import (
 from openrouter_audit.errors import AuditUnavailable, SpoolError
 from openrouter_audit.journal.backlog import BACKLOG_BYTES, Backlog, naming, taken
 from openrouter_audit.journal.files import sync_directory
+from openrouter_audit.journal.forks import no_fork
 from openrouter_audit.journal.plain import plain_values, trimmed
 from openrouter_audit.journal.reserve import RESERVE_BYTES, Reserve
 from openrouter_audit.journal.sealing import OVERHEAD_BYTES, new_segment_cipher
@@ -85,6 +88,7 @@ BODIES_SHARE: Final = 0.5
 _SEGMENTS_IN_BOUND: Final = 16
 """A segment is at most this part of the bound, which is only looked at when one is made."""
 _PARTIAL_SUFFIX: Final = ".new"
+_NEW_FILE: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _LONGEST_PLAIN: Final = MAX_FRAME_BYTES - FRAME_HEAD_BYTES - OVERHEAD_BYTES - 256  # room to name what it replaces
@@ -113,10 +117,25 @@ class Segment:
         "written",
     )
 
-    def __init__(self, directory: Path, state_directory: Path, public_key: bytes, process: bytes, ordinal: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        state_directory: Path,
+        public_key: bytes,
+        process: bytes,
+        ordinal: int,
+        *,
+        pid: int,
+        inherited: weakref.WeakSet[Segment],
+    ) -> None:
+        """`pid` is the process that makes it, and `inherited` what a child of that closes."""
         self._descriptor = -1
+        self.pid = pid
+        inherited.add(self)  # before there is a descriptor
         identity = os.urandom(16)
-        sealed_key, cipher = new_segment_cipher(public_key, identity)
+        # The first one of a process imports, and a module that a fork finds half imported is locked in the child for good.
+        with no_fork():
+            sealed_key, cipher = new_segment_cipher(public_key, identity)
         self._encrypt = cipher.encrypt
         self.header = SegmentHeader(
             segment=identity,
@@ -128,7 +147,6 @@ class Segment:
         )
         self._marker = self.header.marker
         self.name = identity.hex()
-        self.pid = os.getpid()
         self.failed = False
         self.rotate_s = time.monotonic() + ROTATE_SECONDS
         self._sequence = itertools.count()
@@ -140,12 +158,23 @@ class Segment:
         partial, state_path = directory / (self.name + _PARTIAL_SUFFIX), state_directory / self.name
         try:
             # A crash before the rename leaves one or both files, which say nothing; the sequencer removes old ones.
-            self._descriptor = _create_locked(partial, self.header.encode())
+            with no_fork():
+                _check_process(pid)
+                self._descriptor = os.open(partial, _NEW_FILE, 0o600)
+            # It gets its name only with its lock and its header: it is never visible as a segment without them.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            header = self.header.encode()
+            if os.write(self._descriptor, header) != len(header):
+                raise SpoolError("the header of a segment was cut short", reason="short_write")
+            _check_process(pid)
             self.state = WriterState(state_path)
+            _check_process(pid)
             partial.rename(directory / (self.name + SUFFIX))
         except BaseException:
-            partial.unlink(missing_ok=True)
-            state_path.unlink(missing_ok=True)
+            self.close()
+            if os.getpid() == pid:  # else the files are the parent's
+                partial.unlink(missing_ok=True)
+                state_path.unlink(missing_ok=True)
             raise
 
     def append(self, plain: bytes) -> int:
@@ -166,6 +195,7 @@ class Segment:
         try:
             written = os.writev(self._descriptor, (head, sealed))
         except OSError as error:
+            _check_process(self.pid)  # the page is shared with the parent
             self.failed = True
             self.state.fail(seq)
             raise SpoolError(
@@ -196,6 +226,9 @@ class Segment:
             ticket = next(self._tickets)
             try:
                 _fdatasync(self._descriptor)
+            except ValueError:  # there is none any more
+                _check_process(self.pid)
+                raise
             except OSError as error:
                 self.failed = self._sync_failed = True
                 raise SpoolError(f"segment {self.name}: {error.strerror}", reason="sync", errno=error.errno) from error
@@ -269,7 +302,7 @@ class Spool:
 
     def _begin_process(self) -> None:
         """Start as a process of its own: at creation, and again in a forked child."""
-        for inherited in list(self._segments):
+        for inherited in list(self._segments):  # also those that another thread of the parent was making
             inherited.close()
         self._segments = weakref.WeakSet()
         self._pid = os.getpid()
@@ -302,8 +335,9 @@ class Spool:
                 lost when it cannot even wait. Never raised for an intent in `best_effort`; other records of no call's
                 own (a cost, an access) are refused in every mode: their writers try again, or must not go on.
         """
-        if os.getpid() != self._pid:
-            self._begin_process()
+        pid = os.getpid()
+        if pid != self._pid:
+            self._begin_process()  # forked without Python's handlers
         if follows is not None and (not isinstance(follows, Segment) or follows.pid != self._pid):
             if isinstance(follows, LostIntent) and follows.pid == self._pid:
                 self._count("no_intent")
@@ -317,8 +351,10 @@ class Spool:
         if self._backlog:
             self.retry_backlog()
         try:
-            return self._append(plain, follows)
+            return self._append(plain, follows, pid)
         except Exception as error:
+            if os.getpid() != pid:  # forked in the middle of it: the parent ends what it began
+                return None if follows is not None else LostIntent(pid)
             return self._not_taken(facts, plain, follows, error)
 
     def sync(self, token: object) -> None:
@@ -361,7 +397,8 @@ class Spool:
             closing: Refuse what comes after. At the end of an interpreter nobody can know what still comes, and it is
                 taken.
         """
-        if self._closed or os.getpid() != self._pid:
+        pid = os.getpid()
+        if self._closed or pid != self._pid:
             return
         if self.retry_backlog() and self._reserve.free():
             self.retry_backlog()
@@ -369,7 +406,7 @@ class Spool:
         if self._newest:
             with contextlib.suppress(Exception):
                 ended = LogClosed(v=1, id=os.urandom(16).hex(), at_us=_now_us(), process=self.process)
-                self._append(_ENCODE((ended, None, None)))
+                self._append(_ENCODE((ended, None, None)), pid=pid)
         self._closed = closing
         self._newest = []
         self._counting = None
@@ -381,17 +418,21 @@ class Spool:
 
     # Segments ---------------------------------------------------------------------------------------------------
 
-    def _append(self, plain: bytes, follows: Segment | None = None) -> Segment:
+    def _append(self, plain: bytes, follows: Segment | None = None, pid: int = 0) -> Segment:
+        """Write what the process `pid` has to say; where it follows something, the process that began that."""
+        if follows is not None:
+            pid = follows.pid
         newest = self._newest
         segment = newest[0][1] if newest else None
         if self._closed and follows is not None:
             segment = follows  # the recorder was closed while this call was under way
         if (
             segment is None
+            or segment.pid != pid
             or segment.failed
             or ((segment.written >= self._rotate_bytes or time.monotonic() > segment.rotate_s) and not self._closed)
         ):
-            segment = self._open_segment(under_way=follows is not None)
+            segment = self._open_segment(pid, under_way=follows is not None)
         try:
             segment.append(plain)
             return segment
@@ -400,24 +441,26 @@ class Spool:
                 raise
             seq = error.seq
         # A crash here leaves a torn frame that was never acknowledged: readers skip it.
-        replacement = self._open_segment(under_way=follows is not None)
+        replacement = self._open_segment(pid, under_way=follows is not None)
         replacement.append(naming(plain, segment.name, seq))
         return replacement
 
-    def _open_segment(self, *, under_way: bool = False, for_counts: bool = False) -> Segment:
+    def _open_segment(self, pid: int, *, under_way: bool = False, for_counts: bool = False) -> Segment:
         """
         Make a segment, and make it the current one.
 
         Args:
+            pid: The process that wants it: a child forked meanwhile does not.
             under_way: What goes into it belongs to a call that has begun: also a closed recorder takes it.
             for_counts: Only its page is wanted: the bound does not count, and nothing more is written to it.
         """
+        _check_process(pid)
         if self._closed and not under_way:
             raise SpoolError("this recorder was closed", reason="closed")
         try:
             if not for_counts:
                 self._keep_bound()
-            return self._make_segment(for_counts=for_counts)
+            return self._make_segment(pid, for_counts=for_counts)
         finally:
             if self._on_process_start is not None and taken(self._start_due):
                 self._on_process_start()
@@ -434,9 +477,17 @@ class Spool:
         if used + self._reserve.bytes >= self._max_bytes:  # giving the reserve up makes room under the bound as well
             raise SpoolError(f"{used} bytes wait to be sequenced, the bound is {self._max_bytes}", reason="full")
 
-    def _make_segment(self, *, for_counts: bool) -> Segment:
-        segment = Segment(self._directory, self._state_directory, self._public_key, self._process, next(self._ordinals))
-        self._segments.add(segment)
+    def _make_segment(self, pid: int, *, for_counts: bool) -> Segment:
+        newest, settings_due = self._newest, self._settings_due  # of this process, whatever forks meanwhile
+        segment = Segment(
+            self._directory,
+            self._state_directory,
+            self._public_key,
+            self._process,
+            next(self._ordinals),
+            pid=pid,
+            inherited=self._segments,
+        )
         opened = LogOpened(
             v=1,
             id=os.urandom(16).hex(),
@@ -448,7 +499,7 @@ class Spool:
             mode=self.mode,
             policy=self.policy,
         )
-        settings = self._settings if self._settings is not None and taken(self._settings_due) else None
+        settings = self._settings if self._settings is not None and taken(settings_due) else None
         try:
             segment.append(_ENCODE((opened, Private(host=socket.gethostname(), pid=segment.pid), None)))
             if settings is not None:
@@ -457,18 +508,19 @@ class Spool:
             if self.mode == "strict":
                 segment.sync()
                 sync_directory(self._directory)
+            _check_process(pid)
         except BaseException:
-            # Nothing of a caller's was acknowledged in it: a disk that stays full shall not fill with such beginnings.
-            # The page first: alone it would tell of a first frame that is gone.
-            (self._state_directory / segment.name).unlink(missing_ok=True)
-            (self._directory / (segment.name + SUFFIX)).unlink(missing_ok=True)
+            if os.getpid() == pid:  # else the files are the parent's
+                # Nothing of a caller's was acknowledged in it: a disk that stays full shall not fill with such beginnings.
+                # The page first: alone it would tell of a first frame that is gone.
+                (self._state_directory / segment.name).unlink(missing_ok=True)
+                (self._directory / (segment.name + SUFFIX)).unlink(missing_ok=True)
             if settings is not None:
-                self._settings_due.append(True)
+                settings_due.append(True)
             raise
         if for_counts:
             self._counting = segment
         elif not self._closed:
-            newest = self._newest
             heapq.heappush(newest, (-segment.header.ordinal, segment))
             del newest[1:]
             self._counting, self._losing = None, False
@@ -530,7 +582,7 @@ class Spool:
     def _open_for_counts(self) -> Segment | None:
         for _ in range(2):
             with contextlib.suppress(Exception):
-                return self._open_segment(under_way=True, for_counts=True)
+                return self._open_segment(os.getpid(), under_way=True, for_counts=True)
             if not self._reserve.free():
                 break
         return None
@@ -568,17 +620,15 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _create_locked(partial: Path, header: bytes) -> int:
-    """Make a file with its lock and its header, to be renamed then: it is never visible as a segment without them."""
-    descriptor = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if os.write(descriptor, header) != len(header):
-            raise SpoolError("the header of a segment was cut short", reason="short_write")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+def _check_process(pid: int) -> None:
+    """
+    Go on only in this process.
+
+    Raises:
+        SpoolError: A signal handler has forked in the middle of a write and returned; this is the child.
+    """
+    if os.getpid() != pid:
+        raise SpoolError("a fork came in between", reason="forked")
 
 
 def _size_of(entry: os.DirEntry[str]) -> int:
