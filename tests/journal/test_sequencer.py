@@ -254,6 +254,18 @@ def test_a_segment_that_is_put_back_is_not_drained_twice(home):
     assert not path.exists()
 
 
+def test_a_sequencer_that_was_overtaken_reads_the_state_again(home, sequencer):
+    """
+    It has read the same frames from the same positions, and its batch was made for a log that has grown meanwhile.
+    """
+    spool = new_spool(home)
+    ids = write_calls(spool, 3)
+    assert sorted(ids) == sorted(statuses(drain(home)))
+    assert spool.has_written  # and so alive: its segment is there to be read once more
+    sequencer.drain()
+    assert sorted(ids) == sorted(statuses(check_log(home)))
+
+
 def test_two_sequencers_at_once_double_nothing(home):
     """
     Two instances and a writer in three threads: the fence lets one of them win each time.
