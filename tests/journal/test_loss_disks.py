@@ -248,13 +248,15 @@ say(refused=refused, lost=lost)
 
 AS_A_PLAIN_USER = """
 import os, sys
-import openrouter_audit, apsw, cryptography.hazmat.primitives.ciphers.aead, logging
+import logging, tempfile
 from pathlib import Path
-from openrouter_audit import AuditLog
 from openrouter_audit.errors import AuditUnavailable
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.spool import LostIntent
 from tests.journal.homes import an_intent, new_spool, write_calls
+with tempfile.TemporaryDirectory() as first:  # loads all that it takes: the checkout may be closed to others
+    Home(Path(first) / "home").ensure()
+    write_calls(new_spool(Home(Path(first) / "home")), 1)
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
