@@ -34,7 +34,7 @@ from openrouter_audit.core.entries import (
 from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import CanonicalError
 from openrouter_audit.journal.drain import Source
-from openrouter_audit.journal.files import write_all
+from openrouter_audit.journal.files import sync_directory, write_synced
 from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, MARKER_BYTES, Damage, Frame
 from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.journal.vault import PrivateCall, Vault
@@ -250,11 +250,8 @@ class Batch:
     def _unreadable(self, source: Source, seq: int, raw: bytes, reason: str, now_us: int) -> bytes:
         digest = sha256(raw).hexdigest()
         path = self._quarantine / digest
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(descriptor, raw)
-        finally:
-            os.close(descriptor)
+        write_synced(path, raw)
+        sync_directory(self._quarantine)  # before the entry that names it
         facts = LogUnreadable(
             v=1,
             id=os.urandom(16).hex(),

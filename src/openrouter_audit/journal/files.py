@@ -17,6 +17,16 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def write_synced(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file whose content is durable when this returns; its name is once its folder is synced."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """
     Put a small file in place so that it is whole and durable when this returns; 0600.
@@ -24,12 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
     A crash before the rename leaves the old file, or none, and a `.tmp` that the next write replaces.
     """
     partial = path.with_name(path.name + ".tmp")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_synced(partial, data)
     partial.rename(path)
     sync_directory(path.parent)
 

@@ -11,7 +11,6 @@ another log, a longer one or one that this log does not continue is left as it w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,7 +22,7 @@ from openrouter_audit.core.merkle import TILE_WIDTH, Frontier, leaf_hash
 from openrouter_audit.core.notes import TreeHead, parse_note, parse_tree_head
 from openrouter_audit.core.tiles import TilePath, encode_bundle, encode_path
 from openrouter_audit.errors import RolledBack, RootMismatch, VerificationError
-from openrouter_audit.journal.files import locked_directory, make_directory, write_all
+from openrouter_audit.journal.files import locked_directory, make_directory, sync_directory, write_synced
 from openrouter_audit.verification.source import LogSource
 
 CHECKPOINT: Final = "checkpoint"
@@ -173,22 +172,13 @@ class _Folder:
         except FileNotFoundError:
             pass
         partial = path.with_name(path.name + _PARTIAL_SUFFIX)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_synced(partial, data, mode=0o644)
         partial.rename(path)
         self.written += 1
 
     def sync_directories(self) -> None:
         for directory in self._touched:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_directory(directory)
 
     def _make(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
