@@ -244,7 +244,8 @@ class Life:
                 self.truth.processes.setdefault(name, position.process)
         for entry in entries:
             place = entry["writer"]["segment"], entry["writer"]["seq"]
-            self.truth.frames.setdefault(place, (entry["kind"], entry["id"]))
+            if entry["kind"] != "log.loss":  # the sequencer's own: no frame, though random ids repeat in these lives
+                self.truth.frames.setdefault(place, (entry["kind"], entry["id"]))
 
     def moments(self) -> Iterator[tuple[int, Told]]:
         """Each instant at which something had just happened, and what outside had been told by then."""
