@@ -118,11 +118,7 @@ class SentRequest(Struct, kw_only=True, eq=False):
 
 
 class CallExchange(Struct, eq=False):
-    """
-    The facts of one call; made by one thread or task at a time.
-
-    A struct for its constructor, which sets all this at once: one by one it took a tenth of what a call costs.
-    """
+    """The facts of one call; made by one thread or task at a time. A struct for its constructor, which sets all of it at once."""
 
     _wall: Callable[[], int]
     _now: Callable[[], int]

@@ -1,9 +1,9 @@
 """
 What a call needs that is random or follows from it: its id, its group's id, its key and both commitments (C8).
 
-Eleven small hashes and a system call stand behind each. They say nothing of the call, so a batch is made at once, while
-the processor has the code at hand: between two calls the client's own work drives it out, and a hash costs three times as
-much. Nothing is made ahead across a fork: parent and child would tell two calls by one name.
+Eight small hashes and a system call stand behind each. They say nothing of the call, so a batch is made at once, while
+the processor has the code at hand: between two calls the client's own work drives it out. Nothing is made ahead across a
+fork: parent and child would tell two calls by one name.
 """
 
 from __future__ import annotations
