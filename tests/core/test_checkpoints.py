@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 
 import pytest
 from tests.core import vectors
@@ -214,6 +215,15 @@ def test_policy_reads_as_it_was_written():
     assert 7 == pinned.least_sizes[vectors.ORIGIN].tree_size
 
 
+def test_a_policy_that_would_be_read_as_another_is_not_written():
+    """An address of a key that is in no line would be lost."""
+    pinned = policy("quorum none\n")
+    with pytest.raises(PolicyError, match="survive"):
+        encode_policy(
+            dataclasses.replace(pinned, urls={WITNESSES[0].verifier_key.encode(): "https://witness.example.com/"})
+        )
+
+
 def test_forty_logs_witnesses_and_groups_are_read():
     text = "quorum none\n"
     for n in range(40):
@@ -260,6 +270,7 @@ BAD_POLICIES = {
     "cut last line": LOGS + "quorum none",
     "carriage return": LOGS + "quorum none\r\n",
     "byte order mark": "\ufeff" + LOGS + "quorum none\n",
+    "too long": LOGS + "#" * 1_100_000 + "\nquorum none\n",
 }
 
 

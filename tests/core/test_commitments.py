@@ -51,6 +51,8 @@ def test_keys_of_another_length_are_refused():
             commitments.derive_keys(bytes(length))
         with pytest.raises(ValueError):
             commitments.commit(bytes(length), b"")
+        with pytest.raises(ValueError):
+            commitments.Commitment(bytes(length))
 
 
 def test_printing_keys_shows_nothing():

@@ -309,6 +309,17 @@ def test_consistency_path_that_ends_before_the_root_is_refused():
         )
 
 
+def test_an_empty_consistency_path_between_different_sizes_is_refused():
+    with pytest.raises(VerificationError, match="is empty"):
+        merkle.verify_consistency(
+            old_size=3,
+            new_size=8,
+            old_root=naive_root(LEAVES[:3]),
+            new_root=naive_root(LEAVES[:8]),
+            consistency_path=(),
+        )
+
+
 def test_mismatch_says_both_roots():
     with pytest.raises(RootMismatch) as caught:
         merkle.verify_inclusion(LEAVES[0], leaf_index=0, tree_size=1, inclusion_path=[], root_hash=LEAVES[1])

@@ -84,6 +84,11 @@ def test_impossible_proof_is_not_written():
             proofs.encode_proof(ProofFile(leaf_index=index, inclusion_path=path, checkpoint=PROOF.checkpoint))
 
 
+def test_a_proof_that_would_be_read_as_another_is_not_written():
+    with pytest.raises(ProofFileError, match="survive"):
+        proofs.encode_proof(ProofFile(leaf_index=1, inclusion_path=[bytes(32)], checkpoint=PROOF.checkpoint))
+
+
 def test_a_path_of_a_hundred_thousand_hashes_is_refused_by_its_length():
     """No hash of it is decoded before that."""
     hashes = b"not base64 at all\n" * 50_000
