@@ -9,6 +9,7 @@ from tests.verification.logs import START_US, Log, calls, classes, cost, intent,
 from openrouter_audit.cli.verify import verify_home
 from openrouter_audit.core.entries import Writer
 from openrouter_audit.journal.segments import HEADER_BYTES
+from openrouter_audit.journal.sqlite import Position
 from openrouter_audit.verification.calls import CallCheck
 
 
@@ -177,3 +178,98 @@ def test_rows_that_somebody_made_do_not_stop_the_check_of_calls():
     )
 
     assert [("open_intent", 1)] == [(one.kind, one.index) for one in check.finish(now_us=START_US)]
+
+
+SUCCESSOR = {"at_us": 1, "former": "before", "id": "a", "kept_size": 4, "kind": "log.successor", "reason": "restored"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "severity", "said"),
+    [
+        ({"signed_size": 4}, "info", "this log follows before (restored), of which 4 entries are kept"),
+        ({"signed_size": 6, "lost_from": 4, "lost_until": 6}, "incomplete", "entries 4 to 5 were signed and are lost"),
+        ({}, "incomplete", "what was signed after them is not known"),
+        ({"signed_size": 4, "reason": "forked"}, "incomplete", "what was signed after them is not known"),
+    ],
+)
+def test_a_successor_says_what_is_missing_of_the_log_before_it(fields, severity, said):
+    """Only where that log is known to have ended where this one begins is nothing missing."""
+    check = CallCheck()
+    check.add([(0, msgspec.json.encode(SUCCESSOR | fields))])
+    (found,) = check.finish(now_us=START_US)
+
+    assert ("succession", 0, severity) == (found.kind, found.index, found.severity)
+    assert found.detail.endswith(said)
+
+
+def test_a_lost_head_file_is_a_loss_of_its_own_kind(log):
+    """It is no record, and excuses no outcome that lacks its intent."""
+    log.append([msgspec.structs.replace(loss("x"), reason="head"), outcome("stray")])
+    report = verify_home(log.home)
+
+    assert {("head_lost", 0), ("outcome_without_intent", 1)} == set(classes(report))
+    assert "tampered" == report.verdict
+
+
+def test_rows_that_are_no_entries_are_passed_over_in_the_second_look():
+    check = CallCheck()
+    rows = [(0, b"{"), (1, b'{"at_us":1,"id":"a","kind":"call.outcome","status":"success"}')]
+    check.add(rows)
+
+    assert check.suspects
+    check.look_closer(rows, {})
+    assert [("outcome_without_intent", 1)] == [(one.kind, one.index) for one in check.finish(now_us=START_US)]
+
+
+def test_each_difference_between_positions_and_entries_is_said():
+    """A position that nobody kept, one of nothing, and a waiting intent that is listed under another segment."""
+    check = CallCheck()
+    check.add(
+        [
+            (0, b'{"at_us":1,"id":"a","kind":"call.intent","writer":{"segment":"s","seq":0}}'),
+            (1, b'{"at_us":1,"id":"b","kind":"call.intent","writer":{"segment":"s","seq":1}}'),
+        ]
+    )
+    empty = Position(segment="t", process="p", ordinal=0, offset=0, entries=1, last_seq=0, final=False)
+
+    assert [
+        "segment s has 2 entries and no position",
+        "segment t: its position says 1 entries up to number 0, the log has 0 up to -1",
+    ] == list(check.compare_positions({"t": empty}))
+    assert [
+        "call b is not in the list of waiting intents, and the entries say otherwise",
+        "call c is in the list of waiting intents, and the entries say otherwise",
+        "call a waits in segment s, the list says t",
+    ] == list(check.compare_open_calls({"a": "t", "c": "s"}))
+
+
+def test_a_report_is_told_in_the_shape_of_the_contract(log):
+    log.append([*calls(1), outcome("stray")])
+    report = verify_home(log.home)
+    shape = report.as_json()
+
+    assert 1 == report.exit_code
+    assert [
+        "verdict", "origin", "tree_size", "root", "checkpoint_time_us", "counts", "findings",
+    ] == list(shape)  # fmt: skip
+    assert ("tampered", *log.home.read_head()) == tuple(
+        shape[name] for name in ("verdict", "origin", "tree_size", "root")
+    )
+    assert log.at_us // 1_000_000 * 1_000_000 == shape["checkpoint_time_us"]
+    assert {"intents": 1, "outcomes": 2, "unknown": 0, "losses": 0} == shape["counts"]
+    assert [
+        {
+            "class": "outcome_without_intent",
+            "severity": "tampered",
+            "index": 2,
+            "detail": f"call {ref('stray')} has no intent before it",
+        }
+    ] == shape["findings"]
+
+
+def test_a_report_that_cannot_tell_says_why(log):
+    log.home.policy_path.unlink()
+    shape = verify_home(log.home).as_json()
+
+    assert ("cannot_tell", None, None) == (shape["verdict"], shape["root"], shape["checkpoint_time_us"])
+    assert "policy" in shape["reason"]
