@@ -1,13 +1,18 @@
 """Each switch does what it says, from the header and from the queue; a misspelt one is refused."""
 
+import contextlib
 import gzip
 import http.client
+import json
+import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.testing.asking import Asker, chat_body
+from tests.testing.asking import KEY, Asker, chat_body
+from tests.testing.test_books import until
 
 from openrouter_audit.testing import FakeOpenRouter
 from openrouter_audit.testing.emulator import UnknownSwitch
@@ -23,7 +28,7 @@ from openrouter_audit.testing.emulator.switches import (
 
 CONTRACT = (
     "latency_ms, status, error, error_code, retry_after, record_delay_ms, record, generation_status, cost, keepalives, chunk, gap_ms,"
-    " gzip, usage_shape, end, times, model, provider, byok, cache, finish_reason, tokens"
+    " gzip, usage_shape, end, times, model, provider, byok, cache, finish_reason, tokens, tools, redirect"
 )
 
 
@@ -238,3 +243,145 @@ def test_headers_are_understood_or_refused_never_crash(text):
         Behaviour(**parse_header(text))
     except UnknownSwitch:
         pass
+
+
+def test_tools_are_called_in_chat_plain_and_streamed(asker):
+    """
+    So many of those that were offered, in turn; or by name; or as they are written.
+    """
+    offered = [{"type": "function", "function": {"name": name}} for name in ("find_invoice", "send_mail")]
+    choice = asker.chat("tools=3", tools=offered).json["choices"][0]
+    assert ("tool_calls", None) == (choice["finish_reason"], choice["message"]["content"])
+    calls = choice["message"]["tool_calls"]
+    assert ["find_invoice", "send_mail", "find_invoice"] == [call["function"]["name"] for call in calls]
+    assert [0, 1, 2] == [call["index"] for call in calls]
+    assert 3 == len({call["id"] for call in calls})
+
+    streamed = {}
+    for event in asker.stream("tools=look_up, pay").events[:-1]:
+        for part in event["choices"][0]["delta"].get("tool_calls", ()):
+            found = streamed.setdefault(part["index"], ["", ""])
+            found[0] += part["function"].get("name", "")
+            found[1] += part["function"]["arguments"]
+    assert {0: ["look_up", '{"customer":"8841"}'], 1: ["pay", '{"customer":"8841"}']} == streamed
+
+
+def test_tools_of_the_queue_can_say_their_arguments(asker, fake):
+    fake.script([{"tools": [{"name": "pay", "arguments": {"sum": 12}}, "mail", {"arguments": "{}"}]}])
+    calls = asker.chat().json["choices"][0]["message"]["tool_calls"]
+    assert [("pay", '{"sum":12}'), ("mail", '{"customer":"8841"}'), ("find_invoice", "{}")] == [
+        (call["function"]["name"], call["function"]["arguments"]) for call in calls
+    ]
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [0, 257, "", [], [{}], [{"name": ""}], [{"nom": "a"}], [7], {"name": "a"}, [{"name": "a", "arguments": "{"}]],
+)
+def test_tools_that_cannot_be_are_refused(fake, tools):
+    with pytest.raises(UnknownSwitch, match="tools"):
+        fake.script([{"tools": tools}])
+
+
+def test_a_response_calls_tools_too(asker):
+    """
+    The body of the example; streamed, each call is an item of its own.
+    """
+    body = {"model": "openai/gpt-oss-20b", "input": "Which?"}
+    (item,) = asker.post("/responses", body, emulator="tools=find_invoice").json["output"]
+    assert ("function_call", "find_invoice", '{"customer":"8841"}') == (item["type"], item["name"], item["arguments"])
+
+    events = asker.post("/responses", {**body, "stream": True}, emulator="tools=2").events
+    done = [event["item"] for event in events[:-1] if event["type"] == "response.output_item.done"]
+    assert done == events[-2]["response"]["output"]
+    assert 2 == len({item["id"] for item in done}) == len({item["call_id"] for item in done})
+    fragments = [e["delta"] for e in events[:-1] if e["type"] == "response.function_call_arguments.delta"]
+    assert "".join(item["arguments"] for item in done) == "".join(fragments)
+
+
+def test_a_response_tells_its_router_metadata(asker):
+    body, asked = {"model": "openai/gpt-oss-20b", "input": "Which?"}, {"X_OpenRouter_Metadata": "enabled"}
+    whole = asker.post("/responses", body, **asked, emulator="provider=Azure").json
+    last = asker.post("/responses", {**body, "stream": True}, **asked, emulator="provider=Azure").events[-2]
+    for told in (whole, last["response"]):
+        assert [429, 200] == [attempt["status"] for attempt in told["openrouter_metadata"]["attempts"]]
+
+
+@contextlib.contextmanager
+def waiting(fake, path, body, switches):
+    """A socket on which a call was sent; what comes back is read by the test."""
+    parts, data = urlsplit(fake.url), json.dumps(body).encode()
+    head = f"POST {parts.path}{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\nx-emulator: {switches}\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as opened:
+        opened.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", chat_body(stream=True)),
+        ("/responses", {"model": "openai/gpt-4.1-mini", "input": "Which?", "stream": True}),
+        ("/messages", chat_body(stream=True)),
+    ],
+)
+def test_hold_goes_quiet_until_the_client_has_gone(asker, fake, path, body):
+    """
+    Half of the tokens come and then nothing: no end, no error. The books learn of it when the client hangs up, after the
+    call that came later and was answered meanwhile.
+    """
+    with waiting(fake, path, body, "tokens=6;end=hold") as line:
+        received = b""
+        while received.count(b"delta") < 3 or not received.endswith(b"\n\n\r\n"):
+            received += line.recv(65536)
+        assert 200 == asker.chat().status
+        assert [2] == [row["n"] for row in fake.calls()]
+    until(lambda: 2 == len(fake.calls()))
+    row = fake.calls()[0]
+    assert (3, True) == (row["completion_tokens"], row["cancelled"])
+
+
+@pytest.mark.parametrize("switches", ["latency_ms=never", "end=hold", "end=hold;gzip=1"])
+def test_a_body_can_be_waited_for_in_vain(asker, fake, switches):
+    """
+    No answer at all, or half of one; what is no stream runs to its end and is billed, whoever listens.
+    """
+    with waiting(fake, "/chat/completions", chat_body(), switches) as line:
+        received = b""
+        while "hold" in switches and len(received.partition(b"\r\n\r\n")[2]) < 100:
+            received += line.recv(65536)
+        assert 200 == asker.chat().status
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert not head or int(head.partition(b"content-length: ")[2].split()[0]) > len(body)
+        assert [2] == [row["n"] for row in fake.calls()]
+    until(lambda: 2 == len(fake.calls()))
+    assert fake.calls()[0]["billed"] is not None
+
+
+def test_an_emulator_that_holds_can_still_be_closed():
+    with contextlib.ExitStack() as stack:
+        with FakeOpenRouter(seed=7) as fake:
+            line = stack.enter_context(waiting(fake, "/chat/completions", chat_body(), "end=hold"))
+            assert line.recv(1)
+        assert 1 == len(fake.calls())
+
+
+def test_redirect_leads_back_and_is_followed_by_the_answer(asker, fake):
+    """
+    Once, whatever the header goes on asking; each request is in the books, the redirect without a price.
+    """
+    moved = asker.chat("redirect=307;cost=0.5")
+    assert (307, "/api/v1/chat/completions?redirected=1") == (moved.status, moved.headers["location"])
+    assert "x-generation-id" not in moved.headers
+    there = asker.post("/chat/completions?redirected=1", chat_body(), emulator="redirect=307;cost=0.5")
+    assert (200, 0.5) == (there.status, there.json["usage"]["cost"])
+    assert [(307, None), (200, "0.5")] == [(row["status"], row["billed"]) for row in fake.calls()]
+
+
+def test_redirect_can_lead_elsewhere(asker, fake):
+    fake.script([{"redirect": "308 http://localhost:1/api/v1/chat/completions"}])
+    moved = asker.chat()
+    assert (308, "http://localhost:1/api/v1/chat/completions") == (moved.status, moved.headers["location"])
+    for wrong in (200, "elsewhere", "307 http://a/\r\nb: c"):
+        with pytest.raises(UnknownSwitch, match="redirect"):
+            fake.script([{"redirect": wrong}])

@@ -9,12 +9,12 @@ The way of one request, and the module of each step:
     switches   all that a request can ask to be shown; script: what this one asks, by header `X-Emulator` or from the queue
     plan       which model serves the call, its tokens and its words, all derived from the seed
     catalogue  models, prices, and what a number of tokens costs, to the last digit
-    chat, chat_stream, responses, embeddings, refusals    the payloads
+    chat, chat_stream, responses, messages, embeddings, tool_calls, refusals    the payloads
     books      one row for every call, and the generation records behind it
     records    what GET /generation, /key and /models tell
     server     `FakeOpenRouter` (a thread) and `serve` (a process)
 
-An interface of OpenRouter that is not emulated yet (messages, images, audio ...) becomes one payload module and one line
+An interface of OpenRouter that is not emulated yet (images, audio ...) becomes one payload module and one line
 in the table of `calls`.
 
 Deterministic: under one seed, equal requests in equal order give equal bytes. Ids and `created` come from the seed and the

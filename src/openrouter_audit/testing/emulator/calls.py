@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from openrouter_audit.testing.emulator.chat import whole_chat, whole_completion
+from openrouter_audit.testing.emulator.chat import error_in_200, whole_chat, whole_completion
 from openrouter_audit.testing.emulator.chat_stream import chat_stream, completion_stream
 from openrouter_audit.testing.emulator.embeddings import whole_embeddings
+from openrouter_audit.testing.emulator.messages import envelope, message_error_in_200, message_stream, whole_message
 from openrouter_audit.testing.emulator.plan import Plan, Telling
 from openrouter_audit.testing.emulator.responses import response_stream, whole_response
 from openrouter_audit.testing.emulator.switches import NOTHING_ASKED, Behaviour
@@ -69,6 +71,9 @@ class Interface:
     id_prefix: str = "gen-"
     speaks: bool = True
     """Answers in completion tokens."""
+    error_in_200: Callable[[Plan], Telling] = error_in_200
+    envelope: Callable[[Any, int, str | None], Any] | None = None
+    """Puts the body of a refusal, its status and the generation id into an envelope of its own."""
 
 
 INTERFACES = {
@@ -80,6 +85,14 @@ INTERFACES = {
     ),
     f"{BASE}/responses": Interface(
         api_type="completions", whole=whole_response, stream=response_stream, prompt=("input",)
+    ),
+    f"{BASE}/messages": Interface(
+        api_type="completions",
+        whole=whole_message,
+        stream=message_stream,
+        prompt=("messages",),
+        error_in_200=message_error_in_200,
+        envelope=envelope,
     ),
     f"{BASE}/embeddings": Interface(
         api_type="embeddings", whole=whole_embeddings, prompt=("input",), id_prefix="gen-emb-", speaks=False

@@ -10,12 +10,14 @@ import msgspec
 
 from openrouter_audit.testing.emulator.catalogue import Charge
 from openrouter_audit.testing.emulator.plan import Frame, Plan, Telling
-from openrouter_audit.testing.emulator.refusals import USER_ID, asked_refusal
+from openrouter_audit.testing.emulator.refusals import USER_ID, Refusal, asked_refusal
+from openrouter_audit.testing.emulator.switches import UNFINISHED
+from openrouter_audit.testing.emulator.tool_calls import ToolCall, calls_tools, tool_calls
 
 KEEPALIVE = Frame(b": OPENROUTER PROCESSING\n\n", 0)
 _encode = msgspec.json.Encoder().encode
 
-_ERRORS: dict[str, dict[str, Any]] = {
+ERRORS: dict[str, dict[str, Any]] = {
     "error_first": {
         "code": 429,
         "message": "Provider returned error",
@@ -33,7 +35,8 @@ _ERRORS: dict[str, dict[str, Any]] = {
         "metadata": {"error_type": "provider_unavailable", "raw": "connection reset"},
     },
 }
-_ERROR_IN_200 = {"code": 504, "message": "error code: 524\n"}
+"""What is told in an answer that ends so."""
+ERROR_IN_200 = {"code": 504, "message": "error code: 524\n"}
 _BROKEN = frozenset({"error_mid", "error_usage", "choice_error"})
 
 
@@ -45,7 +48,7 @@ def event(value: Any) -> bytes:
 def error_of(plan: Plan, end: str) -> dict[str, Any]:
     """The `error` member of a stream that ends so, with what the switches `error` and `error_code` say about it."""
     asked = plan.behaviour
-    error = dict(_ERRORS[end])
+    error = dict(ERRORS[end])
     if asked.error is not None:
         found = asked_refusal(status=None, error=asked.error, code=None, retry_after=None)
         if found and isinstance(found.body, dict):
@@ -98,39 +101,77 @@ def router_metadata(plan: Plan) -> dict[str, Any]:
     }
 
 
+def refused_metadata(asked: Any, refused: Refusal) -> dict[str, Any]:
+    """
+    `openrouter_metadata` beside an error: whether a provider was reached shows in the error's own metadata.
+
+    Args:
+        asked: The request's body, parsed if it can be.
+        refused: The error that is told.
+    """
+    model = asked.get("model") if isinstance(asked, dict) else None
+    told = refused.body["error"]
+    metadata = told.get("metadata") if isinstance(told, dict) else None
+    provider = metadata.get("provider_name") if isinstance(metadata, dict) else None
+    attempts = [{"provider": provider, "model": model, "status": refused.status}] if provider else []
+    return {
+        "requested": model,
+        "strategy": "direct",
+        "region": None,
+        "summary": f"{len(attempts)} endpoints, {len(attempts)} attempts",
+        "attempt": len(attempts),
+        "is_byok": False,
+        "endpoints": {
+            "total": len(attempts),
+            "available": [{"provider": provider, "model": model, "selected": False}] if provider else [],
+        },
+        "attempts": attempts,
+        "pipeline": [],
+    }
+
+
+def unfinished(frames: list[Frame], tokens: int, end: str) -> Telling:
+    """A stream that breaks off after these frames, as `end` says."""
+    return Telling(
+        frames=frames,
+        tokens=tokens,
+        finish_reason=None,
+        native_finish_reason=None,
+        cut=end == "cut_frame",
+        hold=end == "hold",
+    )
+
+
 def cut_whole(body: bytes, telling: Telling, end: str) -> Telling:
-    """A whole body of which `cut_frame` sends one half and `cut_boundary` nothing after the headers."""
-    sent = body[: len(body) // 2] if end == "cut_frame" else b""
+    """A whole body of which `cut_frame` and `hold` send one half and `cut_boundary` nothing after the headers."""
+    sent = b"" if end == "cut_boundary" else body[: len(body) // 2]
     return Telling(
         frames=[Frame(sent, telling.tokens or 0)] if sent else [],
         tokens=telling.tokens,
         finish_reason=telling.finish_reason,
         native_finish_reason=telling.native_finish_reason,
-        cut=True,
+        cut=end != "hold",
+        hold=end == "hold",
         promised=len(body),
     )
 
 
 def error_in_200(plan: Plan) -> Telling:
     """HTTP 200 whose body is an error and nothing else; no generation came about."""
-    error = error_of(plan, "error_first") if plan.behaviour.error is not None else dict(_ERROR_IN_200)
+    error = error_of(plan, "error_first") if plan.behaviour.error is not None else dict(ERROR_IN_200)
     if plan.behaviour.error_code is not None:
         error["code"] = plan.behaviour.error_code
     body = _encode({"error": error, "user_id": USER_ID})
     return Telling(frames=[Frame(body, 0)], tokens=None, finish_reason=None, native_finish_reason=None)
 
 
-def tool_call(plan: Plan) -> dict[str, Any]:
-    """The one call of a tool: of the first that was offered."""
-    tools = plan.request.get("tools")
-    name = "find_invoice"
-    if isinstance(tools, list) and tools and isinstance(tools[0], dict) and isinstance(tools[0].get("function"), dict):
-        name = str(tools[0]["function"].get("name") or name)
+def tool_call(index: int, call: ToolCall) -> dict[str, Any]:
+    """One of a message's `tool_calls`."""
     return {
-        "index": 0,
-        "id": "call_" + plan.generation_id[-20:],
+        "index": index,
+        "id": "call_" + call.tail,
         "type": "function",
-        "function": {"name": name, "arguments": '{"customer":"8841"}'},
+        "function": {"name": call.name, "arguments": call.arguments},
     }
 
 
@@ -149,8 +190,9 @@ def whole_chat(plan: Plan) -> Telling:
         "refusal": None,
         "reasoning": None,
     }
-    if finish == "tool_calls":
-        message["content"], message["tool_calls"] = None, [tool_call(plan)]
+    if not broken and calls_tools(plan):
+        message["content"] = None
+        message["tool_calls"] = [tool_call(i, call) for i, call in enumerate(tool_calls(plan))]
     choice = {"index": 0, "logprobs": None, "finish_reason": finish, "native_finish_reason": native, "message": message}
     if broken:
         choice["error"] = error_of(plan, "choice_error")
@@ -200,4 +242,4 @@ def whole_completion(plan: Plan) -> Telling:
 def _whole(plan: Plan, value: dict[str, Any], tokens: int, finish: str, native: str) -> Telling:
     body = _encode(value)
     telling = Telling(frames=[Frame(body, tokens)], tokens=tokens, finish_reason=finish, native_finish_reason=native)
-    return cut_whole(body, telling, plan.behaviour.end) if plan.behaviour.end.startswith("cut_") else telling
+    return cut_whole(body, telling, plan.behaviour.end) if plan.behaviour.end in UNFINISHED else telling

@@ -8,8 +8,18 @@ the usage chunk that repeats it, then `[DONE]`.
 from typing import Any
 
 from openrouter_audit.testing.emulator.catalogue import Charge
-from openrouter_audit.testing.emulator.chat import KEEPALIVE, error_of, event, router_metadata, tool_call, usage
+from openrouter_audit.testing.emulator.chat import (
+    KEEPALIVE,
+    error_of,
+    event,
+    router_metadata,
+    tool_call,
+    unfinished,
+    usage,
+)
 from openrouter_audit.testing.emulator.plan import Frame, Plan, Telling
+from openrouter_audit.testing.emulator.switches import UNFINISHED
+from openrouter_audit.testing.emulator.tool_calls import calls_tools, tool_calls
 
 
 class _ChatChunks:
@@ -66,15 +76,14 @@ def comments(plan: Plan) -> list[Frame]:
 
 def _deltas(plan: Plan) -> list[tuple[Any, int]]:
     """What each content chunk brings, and how many tokens have come with it."""
-    if plan.finish_reason != "tool_calls":
+    if not calls_tools(plan):
         return [(piece, i) for i, piece in enumerate(plan.pieces, 1)]
-    call = tool_call(plan)
-    arguments = call["function"]["arguments"]
-    opening = {**call, "function": {**call["function"], "arguments": ""}}
-    parts = [arguments[:9], arguments[9:]]
-    fragments = [{"index": 0, "type": "function", "function": {"arguments": part}} for part in parts]
+    parts: list[dict[str, Any]] = []
+    for index, call in enumerate(tool_calls(plan)):
+        parts.append(tool_call(index, call._replace(arguments="")))
+        parts += [{"index": index, "type": "function", "function": {"arguments": part}} for part in call.fragments]
     total = len(plan.pieces)
-    return [({"tool_calls": [part]}, total * i // 3) for i, part in enumerate([opening, *fragments], 1)]
+    return [({"tool_calls": [part]}, total * i // len(parts)) for i, part in enumerate(parts, 1)]
 
 
 def _stream(plan: Plan, make: _ChatChunks) -> Telling:
@@ -89,7 +98,7 @@ def _stream(plan: Plan, make: _ChatChunks) -> Telling:
         frames.append(Frame(event(make.chunk("", "error", None, error=error_of(plan, end))), 0))
         return Telling(frames=[*frames, done], tokens=None, finish_reason=None, native_finish_reason=None)
 
-    if end in {"done", "no_done", "native_error"}:
+    if end in {"done", "no_done", "native_error", "extra_done"}:
         tokens = len(plan.pieces)
         frames += [Frame(event(make.chunk(delta)), count) for delta, count in deltas]
         frames.append(Frame(event(make.chunk("", finish, native)), tokens))
@@ -99,13 +108,11 @@ def _stream(plan: Plan, make: _ChatChunks) -> Telling:
         return Telling(frames=frames, tokens=tokens, finish_reason=finish, native_finish_reason=native)
 
     frames += [Frame(event(make.chunk(delta)), count) for delta, count in half]
-    if end in {"cut_frame", "cut_boundary"}:
+    if end in UNFINISHED:
         if end == "cut_frame":
             following = event(make.chunk(" ", finish, native))
             frames.append(Frame(following[: len(following) // 2], tokens))
-        return Telling(
-            frames=frames, tokens=tokens, finish_reason=None, native_finish_reason=None, cut=end == "cut_frame"
-        )
+        return unfinished(frames, tokens, end)
 
     error = error_of(plan, end)
     if end == "error_mid":

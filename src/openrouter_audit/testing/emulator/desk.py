@@ -20,7 +20,7 @@ from openrouter_audit.testing.emulator import records, refusals
 from openrouter_audit.testing.emulator.books import Generation, Ledger, Row
 from openrouter_audit.testing.emulator.calls import BASE, INTERFACES, Answer, Call, Interface, Request, is_call
 from openrouter_audit.testing.emulator.catalogue import CANNOT_ABORT
-from openrouter_audit.testing.emulator.chat import error_in_200
+from openrouter_audit.testing.emulator.chat import refused_metadata
 from openrouter_audit.testing.emulator.plan import (
     FIRST_SECOND,
     Frame,
@@ -37,6 +37,8 @@ from openrouter_audit.testing.emulator.switches import Behaviour, UnknownSwitch
 
 _CACHE_KEPT = 10_000  # response-cache entries; the oldest go first
 _CACHE_TTL_S = 300
+_REDIRECTED = "redirected=1"
+"""Query of a request that has been redirected to where it came from."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,8 @@ class Desk:
             return self._refuse(call, refusals.refusal("401_missing_header"))
         if request.too_large:
             return self._refuse(call, refusals.refusal("413_too_large"))
+        if behaviour.redirect is not None and request.query != _REDIRECTED:
+            return self._redirect(call, *behaviour.redirect)
         if behaviour.status == 0:
             return Answer(status=0, headers=[], telling=_nothing_told(), call=call)
         asked = refusals.asked_refusal(
@@ -135,11 +139,11 @@ class Desk:
             id_prefix=interface.id_prefix,
             speaks=interface.speaks,
             cache_source=cache_source,
-            metadata=call.request.headers.get("x-openrouter-metadata") == "enabled",
+            metadata=_wants_metadata(call.request.headers),
         )
         call.plan, call.interface, call.generation_id = plan, interface, plan.generation_id
         if error_only:
-            stream, telling = False, error_in_200(plan)
+            stream, telling = False, interface.error_in_200(plan)
         else:
             telling = interface.stream(plan) if stream and interface.stream else interface.whole(plan)
         headers = [*self._headers(call, "text/event-stream" if stream else "application/json"), *cache_headers]
@@ -151,14 +155,25 @@ class Desk:
         )
 
     def _refuse(self, call: Call, refused: Refusal) -> Answer:
-        text = isinstance(refused.body, str)
-        body = refused.body.encode() if text else msgspec.json.encode(refused.body)
+        interface, told = INTERFACES.get(call.request.path), refused.body
         if refused.has_id:
-            interface = INTERFACES.get(call.request.path)
             prefix = interface.id_prefix if interface else "gen-"
             call.generation_id = f"{prefix}{FIRST_SECOND + call.n}-{tail_of(digest_of(self.seed, call.n, 'id'))}"
+            # As documented: on errors too, but neither on masked ones nor on those that never came this far.
+            if _wants_metadata(call.request.headers) and refused.status != 500 and isinstance(told, dict):
+                told = {**told, "openrouter_metadata": refused_metadata(_parsed(call.request.body), refused)}
+        if interface is not None and interface.envelope is not None:
+            told = interface.envelope(told, refused.status, call.generation_id)
+        text = isinstance(told, str)
+        body = told.encode() if text else msgspec.json.encode(told)
         headers = [*self._headers(call, "text/plain; charset=UTF-8" if text else "application/json"), *refused.headers]
         return Answer(status=refused.status, headers=headers, telling=_nothing_told(body), call=call)
+
+    def _redirect(self, call: Call, status: int, place: str | None) -> Answer:
+        """Send the client elsewhere; booked like any other request, billed to nobody."""
+        location = ("location", f"{call.request.path}?{_REDIRECTED}" if place is None else place)
+        headers = [*self._headers(call, "text/plain; charset=UTF-8"), location]
+        return Answer(status=status, headers=headers, telling=_nothing_told(), call=call)
 
     def _headers(self, call: Call | None, content_type: str) -> list[tuple[str, str]]:
         ray = digest_of(self.seed, call.n if call else 0, "ray").hex()[:16]
@@ -264,7 +279,7 @@ class Desk:
             generation_ms=int(plan.latency_ms) + 12 * billed_tokens,
             user_agent=headers.get("user-agent"),
             referer=headers.get("http-referer"),
-            external_user=_text(plan.request.get("user")),
+            external_user=_text(plan.request.get("user")) or _claimed_user(plan.request.get("metadata")),
             session_id=_text(plan.request.get("session_id")) or headers.get("x-session-id"),
             behaviour=plan.behaviour,
             visible_from=self.clock() + delay_s,
@@ -359,6 +374,26 @@ def _nothing_told(body: bytes = b"") -> Telling:
 
 def _with_id(headers: list[tuple[str, str]], generation_id: str | None) -> list[tuple[str, str]]:
     return headers if generation_id is None else [*headers, ("X-Generation-Id", generation_id)]
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _wants_metadata(headers: Mapping[str, str]) -> bool:
+    """By the header, or by its older name."""
+    return (
+        headers.get("x-openrouter-metadata") == "enabled"
+        or headers.get("x-openrouter-experimental-metadata") == "enabled"
+    )
+
+
+def _claimed_user(metadata: Any) -> str | None:
+    """Where Messages has the end user."""
+    return _text(metadata.get("user_id")) if isinstance(metadata, dict) else None
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from openrouter_audit.testing.emulator.chat import cut_whole, error_in_200
 from openrouter_audit.testing.emulator.plan import Frame, Plan, Telling
+from openrouter_audit.testing.emulator.switches import UNFINISHED
 
 _DIMENSIONS = 8  # enough to tell vectors apart; real ones have thousands
 
@@ -51,4 +52,4 @@ def whole_embeddings(plan: Plan) -> Telling:
         }
     )
     telling = Telling(frames=[Frame(body, 0)], tokens=0, finish_reason=None, native_finish_reason=None)
-    return cut_whole(body, telling, plan.behaviour.end) if plan.behaviour.end.startswith("cut_") else telling
+    return cut_whole(body, telling, plan.behaviour.end) if plan.behaviour.end in UNFINISHED else telling

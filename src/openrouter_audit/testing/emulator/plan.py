@@ -46,6 +46,8 @@ class Telling:
     """Billed instead of the price of the tokens."""
     cut: bool = False
     """The connection is closed after the last frame, with the body unfinished."""
+    hold: bool = False
+    """Nothing comes after the last frame, and the connection stays open until the client has gone."""
     promised: int | None = None
     """Content-Length of a whole body, where the frames hold less of it."""
 
@@ -180,12 +182,12 @@ def make_plan(
     requested = _asked_model(request)
     model = find_model(requested)
     count = 0
-    finish = behaviour.finish_reason or "stop"
+    finish = behaviour.finish_reason or ("stop" if behaviour.tools is None else "tool_calls")
     if speaks:
         wanted = 4 + digest[0] % 40 if behaviour.tokens is None else behaviour.tokens
         limit = _asked_limit(request)
         count = wanted if limit is None or behaviour.tokens is not None else min(wanted, limit)
-        if count < wanted and behaviour.finish_reason is None:
+        if count < wanted and behaviour.finish_reason is None and behaviour.tools is None:
             finish = "length"
     start = digest[1]
     pieces = [("" if i == 0 else " ") + _WORDS[(start + i) % len(_WORDS)] for i in range(count)]

@@ -6,14 +6,24 @@ and `error_mid` send an `error` event; `error_usage` and `choice_error` end in `
 `finish_reason=length` is `response.incomplete`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from openrouter_audit.testing.emulator.catalogue import Charge
-from openrouter_audit.testing.emulator.chat import cut_whole, error_in_200, error_of, event
+from openrouter_audit.testing.emulator.chat import (
+    cut_whole,
+    error_in_200,
+    error_of,
+    event,
+    router_metadata,
+    unfinished,
+)
 from openrouter_audit.testing.emulator.chat_stream import comments
 from openrouter_audit.testing.emulator.plan import Frame, Plan, Telling
+from openrouter_audit.testing.emulator.switches import UNFINISHED
+from openrouter_audit.testing.emulator.tool_calls import ToolCall, calls_tools, tool_calls
 
 _FAILED = frozenset({"error_mid", "error_usage", "choice_error"})
 
@@ -91,17 +101,32 @@ def _message(plan: Plan, status: str, text: str) -> dict[str, Any]:
     }
 
 
+def _function_call(call: ToolCall, status: str) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "id": "fc_tmp_" + call.tail[-11:].lower(),
+        "call_id": "call_" + call.tail,
+        "name": call.name,
+        "arguments": call.arguments,
+        "status": status,
+    }
+
+
 def _final(plan: Plan, tokens: int) -> dict[str, Any]:
     """The response in its last state, when nothing went wrong."""
     status = "incomplete" if plan.finish_reason == "length" else "completed"
-    output = [_message(plan, status, plan.text)]
+    calling = calls_tools(plan)
     changed: dict[str, Any] = {
-        "output": output,
-        "output_text": plan.text,
+        "output": [_function_call(call, "completed") for call in tool_calls(plan)]
+        if calling
+        else [_message(plan, status, plan.text)],
+        "output_text": "" if calling else plan.text,
         "usage": _usage(plan, tokens, plan.charge(tokens)),
     }
     if status == "incomplete":
         changed["incomplete_details"] = {"reason": "max_output_tokens"}
+    if plan.metadata and plan.cache_source is None:
+        changed["openrouter_metadata"] = router_metadata(plan)
     return _response(plan, status, **changed)
 
 
@@ -130,12 +155,12 @@ def whole_response(plan: Plan) -> Telling:
         native_finish_reason="error" if failed or end == "native_error" else plan.native_finish_reason,
         cost="0" if end == "error_usage" else None,
     )
-    return cut_whole(body, telling, end) if end.startswith("cut_") else telling
+    return cut_whole(body, telling, end) if end in UNFINISHED else telling
 
 
 def response_stream(plan: Plan) -> Telling:
     """The events of /responses with `stream: true`."""
-    end, item_id = plan.behaviour.end, _item_id(plan)
+    end = plan.behaviour.end
     frames, number = comments(plan), 0
 
     def send(kind: str, tokens: int, **members: Any) -> bytes:
@@ -156,17 +181,11 @@ def response_stream(plan: Plan) -> Telling:
         error(0)
         return Telling(frames=frames, tokens=None, finish_reason=None, native_finish_reason=None)
 
-    whole = end in {"done", "no_done", "native_error"}
-    shown = plan.pieces if whole else plan.pieces[: max(1, len(plan.pieces) // 2)]
-    tokens = len(shown)
+    whole = end not in _FAILED and end not in UNFINISHED
     send("response.created", 0, response=_response(plan, "in_progress"))
     send("response.in_progress", 0, response=_response(plan, "in_progress"))
-    send("response.output_item.added", 0, output_index=0, item=_message(plan, "in_progress", ""))
-    place = {"item_id": item_id, "output_index": 0, "content_index": 0}
-    part = {"type": "output_text", "annotations": [], "text": ""}
-    send("response.content_part.added", 0, **place, part=part)
-    for i, piece in enumerate(shown, 1):
-        send("response.output_text.delta", i, logprobs=[], **place, delta=piece)
+    say = _say_calls if calls_tools(plan) else _say_text
+    tokens = say(plan, send, whole=whole)
 
     if end == "error_mid":
         error(tokens)
@@ -178,18 +197,51 @@ def response_stream(plan: Plan) -> Telling:
         return Telling(frames=frames, tokens=tokens, finish_reason="error", native_finish_reason=None, cost=cost)
     if not whole:
         if end == "cut_frame":
-            following = send("response.output_text.delta", tokens, logprobs=[], **place, delta=" ")
+            following = send("response.output_text.delta", tokens, logprobs=[], **_place(plan), delta=" ")
             frames[-1] = Frame(following[: len(following) // 2], tokens)
-        return Telling(
-            frames=frames, tokens=tokens, finish_reason=None, native_finish_reason=None, cut=end == "cut_frame"
-        )
+        return unfinished(frames, tokens, end)
 
-    send("response.output_text.done", tokens, **place, text=plan.text, logprobs=[])
-    send("response.content_part.done", tokens, **place, part={**part, "text": plan.text})
-    final = _final(plan, tokens)
-    send("response.output_item.done", tokens, output_index=0, item=final["output"][0])
     if end != "no_done":
+        final = _final(plan, tokens)
         send(f"response.{final['status']}", tokens, response=final)
         frames.append(Frame(b"data: [DONE]\n\n", tokens))
     native = "error" if end == "native_error" else plan.native_finish_reason
     return Telling(frames=frames, tokens=tokens, finish_reason=plan.finish_reason, native_finish_reason=native)
+
+
+def _place(plan: Plan) -> dict[str, Any]:
+    return {"item_id": _item_id(plan), "output_index": 0, "content_index": 0}
+
+
+def _say_text(plan: Plan, send: Callable[..., bytes], *, whole: bool) -> int:
+    """The events of the one message, or those until it breaks off; returns the tokens told by then."""
+    shown = plan.pieces if whole else plan.pieces[: max(1, len(plan.pieces) // 2)]
+    place, part = _place(plan), {"type": "output_text", "annotations": [], "text": ""}
+    send("response.output_item.added", 0, output_index=0, item=_message(plan, "in_progress", ""))
+    send("response.content_part.added", 0, **place, part=part)
+    for i, piece in enumerate(shown, 1):
+        send("response.output_text.delta", i, logprobs=[], **place, delta=piece)
+    tokens = len(shown)
+    if whole:
+        send("response.output_text.done", tokens, **place, text=plan.text, logprobs=[])
+        send("response.content_part.done", tokens, **place, part={**part, "text": plan.text})
+        send("response.output_item.done", tokens, output_index=0, item=_final(plan, tokens)["output"][0])
+    return tokens
+
+
+def _say_calls(plan: Plan, send: Callable[..., bytes], *, whole: bool) -> int:
+    """The events of the calls of tools; one that breaks off leaves its last item open."""
+    calls = tool_calls(plan)
+    shown = calls if whole else calls[: max(1, len(calls) // 2)]
+    tokens = 0
+    for i, call in enumerate(shown):
+        opened = _function_call(call._replace(arguments=""), "in_progress")
+        place = {"item_id": opened["id"], "output_index": i}
+        send("response.output_item.added", tokens, output_index=i, item=opened)
+        for fragment in call.fragments:
+            send("response.function_call_arguments.delta", tokens, **place, delta=fragment)
+        tokens = len(plan.pieces) * (i + 1) // len(calls)
+        if whole or call is not shown[-1]:
+            send("response.function_call_arguments.done", tokens, **place, name=call.name, arguments=call.arguments)
+            send("response.output_item.done", tokens, output_index=i, item=_function_call(call, "completed"))
+    return tokens

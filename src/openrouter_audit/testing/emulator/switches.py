@@ -18,12 +18,17 @@ import msgspec
 from openrouter_audit.testing.emulator.refusals import NAMES
 
 ENDS = (
-    "done", "no_done", "cut_frame", "cut_boundary", "error_first", "error_mid", "error_usage", "choice_error", "native_error",
+    "done", "no_done", "cut_frame", "cut_boundary", "hold", "error_first", "error_mid", "error_usage", "choice_error", "native_error",
+    "extra_done",
 )  # fmt: skip
 """
 `cut_frame` closes the connection inside a frame. `cut_boundary` ends the body properly, yet after half of the tokens and with
-neither usage nor terminal event. A body that is no stream is cut in its middle by the one and after its headers by the other.
+neither usage nor terminal event. `hold` goes quiet after half of the tokens and waits until the client has gone. A body that
+is no stream is cut in its middle by the first, after its headers by the second, and held in its middle. `extra_done` is
+`done`, with `[DONE]` after the terminal event of a Messages stream.
 """
+UNFINISHED = frozenset({"cut_frame", "cut_boundary", "hold"})
+"""Those of ENDS that break off."""
 
 RECORDS = ("ok", "never", "null_cost", "drift", "other_cost", "other_id", "nulls", "absent", "unknown")
 """
@@ -32,6 +37,7 @@ answer said. `other_id`: the record of another id. `nulls`: every nullable field
 `unknown`: members and values nobody has heard of.
 """
 
+_MOST_TOOLS = 256
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -44,7 +50,7 @@ class Behaviour:
     """One request's switches; None where nothing was asked."""
 
     latency_ms: float | None = None
-    """Wait before the first byte of the answer."""
+    """Wait before the first byte of the answer; infinite for `never` and -1: until the client has gone."""
     status: int | None = None
     """HTTP status; 0 closes the connection before any byte of an answer; 200 beside `error` is an error in a 200."""
     error: str | dict[str, Any] | None = None
@@ -82,6 +88,10 @@ class Behaviour:
     cache: str | None = None
     """Response cache: `hit` and `miss` force it, `auto` keys by the exact body as `X-OpenRouter-Cache: true` does."""
     finish_reason: str | None = None
+    tools: tuple[tuple[str | None, str | None], ...] | None = None
+    """Tools that the answer calls, each a name and its arguments; None in either is left to the emulator."""
+    redirect: tuple[int, str | None] | None = None
+    """Status and place of a redirect that comes first; None is the same place, where the call is then served."""
     tokens: int | None = None
     """Completion tokens, and so the number of content chunks of a stream."""
 
@@ -147,6 +157,49 @@ def _delay(value: Any) -> float:
     return math.inf if str(value) in {"never", "-1"} else _number(0)(value)
 
 
+def _tools(value: Any) -> tuple[tuple[str | None, str | None], ...]:
+    """So many calls, or names between commas, or a list of names and of objects with `name` and `arguments`."""
+    if isinstance(value, list):
+        asked = tuple(map(_tool, value))
+    elif isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    elif str(value).isdigit():
+        asked = ((None, None),) * min(int(value), _MOST_TOOLS + 1)
+    else:
+        asked = tuple((_word(name), None) for name in str(value).split(","))
+    if not 0 < len(asked) <= _MOST_TOOLS:
+        raise ValueError
+    return asked
+
+
+def _tool(value: Any) -> tuple[str | None, str | None]:
+    if not isinstance(value, dict):
+        return _word(value), None
+    if not value or value.keys() - {"name", "arguments"}:
+        raise ValueError
+    arguments = value.get("arguments")
+    if isinstance(arguments, str):
+        msgspec.json.decode(arguments)  # text that is no JSON cannot stand in a Messages answer
+    elif arguments is not None:
+        arguments = msgspec.json.encode(arguments).decode()
+    return _word(value["name"]) if "name" in value else None, arguments
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value.strip()
+
+
+def _redirect(value: Any) -> tuple[int, str | None]:
+    """`307`, or `307 https://elsewhere.example/api/v1/…`."""
+    status, _, place = str(value).partition(" ")
+    place = place.strip()
+    if int(status) not in {301, 302, 303, 307, 308} or not place.isascii() or not place.isprintable():
+        raise ValueError
+    return int(status), place or None
+
+
 def _cost(value: Any) -> str:
     text = str(value)
     if not _JSON_NUMBER.fullmatch(text) or isinstance(value, bool):
@@ -173,7 +226,7 @@ def _cache(value: Any) -> str | None:
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "latency_ms": _number(0),
+    "latency_ms": _delay,
     "status": _status,
     "error": _error,
     "error_code": _error_code,
@@ -194,6 +247,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "byok": _byok,
     "cache": _cache,
     "finish_reason": _one_of("stop", "length", "tool_calls", "content_filter", "error"),
+    "tools": _tools,
+    "redirect": _redirect,
     "tokens": _whole(0),
 }
 SWITCHES = tuple(field.name for field in fields(Behaviour))

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import http
 import itertools
+import math
 import zlib
 from bisect import bisect_right
 from collections import deque
@@ -143,7 +144,9 @@ class Connection(asyncio.Protocol):
             settle(answer, digest=None, tokens=0, hung_up=answer.stream and self._left())
             return False
         asked, telling = answer.behaviour, answer.telling
-        frames = _compressed(telling.frames, stream=answer.stream) if asked.gzip and telling.frames else telling.frames
+        frames = telling.frames
+        if asked.gzip and frames:
+            frames = _compressed(frames, stream=answer.stream, whole=not telling.hold)
         headers = [*answer.headers, ("content-encoding", "gzip")] if asked.gzip else answer.headers
         close = telling.cut or not keep_alive
         length = None if answer.stream else _promised(answer, frames)
@@ -151,21 +154,22 @@ class Connection(asyncio.Protocol):
         head = _head(answer.status, headers, length=length, close=close)
         if head_only:
             pieces = []
-        if not pieces:
+        hold = telling.hold and not head_only
+        if not pieces and not hold:
             settle(answer, digest=None)
-        if not answer.stream and len(pieces) == 1:
+        if not answer.stream and len(pieces) == 1 and not hold:
             settle(answer, digest=hashlib.sha256(pieces[0].data).digest())
             self._write(head + pieces[0].data)
             return not close
         self._write(head)
-        await self._send_pieces(answer, pieces, gap_ms=asked.gap_ms or 0.0)
+        await self._send_pieces(answer, pieces, gap_ms=asked.gap_ms or 0.0, hold=hold)
         if self._left():
             return False
         if answer.stream and not telling.cut:
             self._write(b"0\r\n\r\n")
         return not close
 
-    async def _send_pieces(self, answer: Answer, pieces: list[Frame], *, gap_ms: float) -> None:
+    async def _send_pieces(self, answer: Answer, pieces: list[Frame], *, gap_ms: float, hold: bool) -> None:
         digest, sent_tokens, last = hashlib.sha256(), 0, len(pieces) - 1
         for i, (data, tokens) in enumerate(pieces):
             if i and gap_ms:
@@ -181,9 +185,12 @@ class Connection(asyncio.Protocol):
                 return
             digest.update(data)
             sent_tokens = tokens
-            if i == last:
+            if i == last and not hold:
                 self._desk.settle(answer, digest=digest.digest())
             self._write(b"%x\r\n%b\r\n" % (len(data), data) if answer.stream else data)
+        if hold:
+            await self._pause(math.inf)
+            self._desk.settle(answer, digest=digest.digest(), tokens=sent_tokens, hung_up=answer.stream)
 
     def _left(self) -> bool:
         """Whether the client has gone; a failed write tells before the loop does."""
@@ -191,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     async def _pause(self, milliseconds: float) -> None:
         """Sleep, but no longer than the client stays."""
-        await asyncio.wait({self._gone}, timeout=milliseconds / 1000)
+        await asyncio.wait({self._gone}, timeout=None if milliseconds == math.inf else milliseconds / 1000)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._left():
@@ -212,12 +219,14 @@ def _promised(answer: Answer, frames: list[Frame]) -> int:
     return length if answer.telling.promised is None else max(length + 1, answer.telling.promised)
 
 
-def _compressed(frames: list[Frame], *, stream: bool) -> list[Frame]:
+def _compressed(frames: list[Frame], *, stream: bool, whole: bool) -> list[Frame]:
+    """The frames in gzip; a stream that is not whole lacks the end of it too."""
     if not stream:
         return [Frame(compress(frame.data), frame.tokens) for frame in frames]
     packer = zlib.compressobj(wbits=31)
     packed = [Frame(packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH), tokens) for data, tokens in frames]
-    packed[-1] = Frame(packed[-1].data + packer.flush(), packed[-1].tokens)
+    if whole:
+        packed[-1] = Frame(packed[-1].data + packer.flush(), packed[-1].tokens)
     return packed
 
 
