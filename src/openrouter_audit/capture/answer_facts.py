@@ -33,6 +33,7 @@ _STOP_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
@@ -200,7 +201,10 @@ class Answer(Struct, eq=False):
             case "message_start":
                 inner = members(_Top, top.message)
                 if inner is not None:
+                    counted, inner.usage = inner.usage, None
                     self._read(inner, "stream")
+                    if counted is not None:
+                        self._counted_at_first(counted)
             case "message_delta":
                 delta = members(_Error, top.delta)
                 if delta is not None:
@@ -301,6 +305,19 @@ class Answer(Struct, eq=False):
         if usage.cost_details is not None and (bill := number(usage.cost_details.upstream_inference_cost)) is not None:
             facts["upstream_cost"] = bill
 
+    def _counted_at_first(self, usage: _Usage) -> None:
+        """
+        What Messages' opening event counts, in case that nothing better comes.
+
+        Its zeros stand for "not yet", and its output is no more than a beginning; there is no price in it.
+        """
+        usage.input_tokens = usage.input_tokens or None
+        usage.output_tokens = None
+        usage.cache_read_input_tokens = usage.cache_read_input_tokens or None
+        usage.cache_creation_input_tokens = usage.cache_creation_input_tokens or None
+        self._usage(usage)
+        self.priced = False
+
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)
         if metadata is None:
@@ -342,15 +359,20 @@ class Answer(Struct, eq=False):
     def _scan(self, body: bytes, source: Source) -> None:
         """Text that is no JSON: damaged, nested too deep, or the two ends of something large."""
         identifiers = (text(scan(body, b"id")), text(scan(body, b"id", last=True)))
+        # Messages' tools are called with JSON, not with text that holds JSON: any name may stand in the middle of it. What
+        # is theirs comes before the content, but for stop reason and usage, and an error says so by its type.
+        named = self._endpoint == "messages"
         found: Any = _Top(
             id=next((one for one in identifiers if one and one.startswith("gen-")), None),
             model=text(scan(body, b"model")),
-            provider=text(scan(body, b"provider", last=True)),
+            provider=text(scan(body, b"provider", last=not named)),
             usage=members(_Usage, scan(body, b"usage", last=True)),
-            error=scan(body, b"error") or NULL,
+            error=NULL if named and text(scan(body, b"type")) != "error" else scan(body, b"error") or NULL,
         )
-        if reason := text(scan(body, b"finish_reason", last=True)):
+        if named:
+            self._stop_reason(text(scan(body, b"stop_reason", last=True)))
+        elif reason := text(scan(body, b"finish_reason", last=True)):
             self.facts["finish_reason"], self.finished = reason, True
-        if reason := text(scan(body, b"native_finish_reason", last=True)):
+        if not named and (reason := text(scan(body, b"native_finish_reason", last=True))):
             self.facts["native_finish_reason"] = reason
         self._read(found, source)
