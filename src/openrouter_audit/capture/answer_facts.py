@@ -201,10 +201,8 @@ class Answer(Struct, eq=False):
             case "message_start":
                 inner = members(_Top, top.message)
                 if inner is not None:
-                    counted, inner.usage = inner.usage, None
                     self._read(inner, "stream")
-                    if counted is not None:
-                        self._counted_at_first(counted)
+                    self._take_back_placeholders()
             case "message_delta":
                 delta = members(_Error, top.delta)
                 if delta is not None:
@@ -305,18 +303,15 @@ class Answer(Struct, eq=False):
         if usage.cost_details is not None and (bill := number(usage.cost_details.upstream_inference_cost)) is not None:
             facts["upstream_cost"] = bill
 
-    def _counted_at_first(self, usage: _Usage) -> None:
-        """
-        What Messages' opening event counts, in case that nothing better comes.
-
-        Its zeros stand for "not yet", and its output is no more than a beginning; there is no price in it.
-        """
-        usage.input_tokens = usage.input_tokens or None
-        usage.output_tokens = None
-        usage.cache_read_input_tokens = usage.cache_read_input_tokens or None
-        usage.cache_creation_input_tokens = usage.cache_creation_input_tokens or None
-        self._usage(usage)
+    def _take_back_placeholders(self) -> None:
+        """Messages' first event has usage before there is any: its zeros are no counts, and nothing is billed yet."""
+        facts = self.facts
         self.priced = False
+        for name in ("cost", "upstream_cost"):
+            facts.pop(name, None)
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+            if facts.get(name) == 0:
+                del facts[name]
 
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)
