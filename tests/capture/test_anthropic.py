@@ -17,7 +17,7 @@ import zlib
 import anthropic
 import httpx2
 import pytest
-from tests.capture.recording import KEY, FakeRecorder, answered
+from tests.capture.recording import KEY, FakeRecorder, answered, example
 from tests.journal.homes import check_log, of_kind
 
 import openrouter_audit
@@ -390,6 +390,29 @@ def test_the_arguments_of_a_tool_are_no_facts_however_long_the_message(desk, fil
     assert ("success", True, "tool_calls", "tool_use", None) == (
         outcome.status, outcome.complete, outcome.finish_reason, outcome.native_finish_reason, outcome.error_type,
     )  # fmt: skip
+
+
+def test_what_a_tool_of_the_server_found_is_no_fact_however_long_it_is():
+    """
+    Its result stands as JSON in an opening event, here in one of 300 KB.
+    """
+    lines = example("messages/stream.sse").split(b"\n")
+    found = {"error": {"type": "x"}, "stop_reason": "y", "usage": {"cost": 9}, "page": "x" * 300_000, "id": "gen-9"}
+    block = {"type": "web_fetch_tool_result", "content": found}
+    said = json.dumps({"type": "content_block_start", "index": 1, "content_block": block}).encode()
+    at = lines.index(b"event: content_block_stop")
+    stream = b"\n".join([*lines[:at], b"event: content_block_start", b"data: " + said, b"", *lines[at:]])
+    headers = [(b"content-type", b"text/event-stream")]
+    for size in (1000, 100_000, len(stream)):
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        outcome, _ = answered(pieces, path="/api/v1/messages", headers=headers)
+        assert ("success", True, "0.001083", "end_turn", "gen-1795426560-xza5bu2bcIAxBbE9fVO6") == (
+            outcome.status, outcome.complete, outcome.cost, outcome.native_finish_reason, outcome.generation_id,
+        )  # fmt: skip
+    left, _ = answered(
+        [stream[: stream.index(said) + len(said) + 1]], path="/api/v1/messages", headers=headers, ending="close"
+    )
+    assert ("abandoned", None, None) == (left.status, left.cost, left.finish_reason)
 
 
 @pytest.mark.parametrize("way", [create, create_streamed, helper_async], ids=lambda way: way.__name__)

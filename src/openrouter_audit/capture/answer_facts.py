@@ -354,15 +354,18 @@ class Answer(Struct, eq=False):
     def _scan(self, body: bytes, source: Source) -> None:
         """Text that is no JSON: damaged, nested too deep, or the two ends of something large."""
         identifiers = (text(scan(body, b"id")), text(scan(body, b"id", last=True)))
-        # Messages' tools are called with JSON, not with text that holds JSON: any name may stand in the middle of it. What
-        # is theirs comes before the content, but for stop reason and usage, and an error says so by its type.
+        # The content of Messages is JSON, not text that holds JSON: any name may stand in it. Their own members come before
+        # it, but for stop reason and usage, and an error says so by its type.
         named = self._endpoint == "messages"
+        kind = text(scan(body, b"type")) if named else None
+        if kind is not None and kind.startswith("content_block_"):
+            return
         found: Any = _Top(
             id=next((one for one in identifiers if one and one.startswith("gen-")), None),
             model=text(scan(body, b"model")),
             provider=text(scan(body, b"provider", last=not named)),
             usage=members(_Usage, scan(body, b"usage", last=True)),
-            error=NULL if named and text(scan(body, b"type")) != "error" else scan(body, b"error") or NULL,
+            error=NULL if named and kind != "error" else scan(body, b"error") or NULL,
         )
         if named:
             self._stop_reason(text(scan(body, b"stop_reason", last=True)))
