@@ -409,9 +409,9 @@ def test_what_a_tool_of_the_server_found_is_no_fact_however_long_it_is():
         assert ("success", True, "0.001083", "end_turn", "gen-1795426560-xza5bu2bcIAxBbE9fVO6") == (
             outcome.status, outcome.complete, outcome.cost, outcome.native_finish_reason, outcome.generation_id,
         )  # fmt: skip
-    left, _ = answered(
-        [stream[: stream.index(said) + len(said) + 1]], path="/api/v1/messages", headers=headers, ending="close"
-    )
+    begun = stream[: stream.index(said) + len(said) + 1]
+    pieces = [begun[start : start + 1000] for start in range(0, len(begun), 1000)]
+    left, _ = answered(pieces, path="/api/v1/messages", headers=headers, ending="close")
     assert ("abandoned", None, None) == (left.status, left.cost, left.finish_reason)
 
 
