@@ -617,6 +617,16 @@ def test_a_helper_left_in_the_middle_is_abandoned(desk):
     assert ("abandoned", False) == (outcome.status, outcome.complete)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_stream_whose_caller_is_stopped_is_cancelled(desk, stop):
+    with desk.client() as client:
+        with pytest.raises(stop), client.messages.stream(**asked("tokens=6;end=hold")) as stream:
+            for _ in stream.text_stream:
+                raise stop
+        outcome = desk.outcome()
+    assert ("cancelled", False) == (outcome.status, outcome.complete)
+
+
 def test_an_async_stream_its_caller_leaves_is_abandoned(desk):
     async def go():
         async with desk.async_client() as client:

@@ -127,6 +127,7 @@ def test_every_refusal_is_in_the_envelope_but_the_edges(ask, asker, fake):
     assert [401, 400, 400, 400] == [reply.status for reply in refused]
     assert {"error"} == {reply.json["type"] for reply in refused}
     assert [None] * 4 == [row["billed"] for row in fake.calls()]
+    assert {"raw", "provider_name", "previous_errors"} == set(ask("status=502").json["metadata"])
     assert b"error code: 524\n" == ask("error=524_cloudflare").raw
     assert "ZodError" == ask("error=400_zod").json["error"]["name"]
     fake.script([{"status": 529, "error": {"type": "overloaded_error", "message": "Overloaded"}}])

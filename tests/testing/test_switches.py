@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import time
+import zlib
 from urllib.parse import urlsplit
 
 import pytest
@@ -356,6 +357,20 @@ def test_a_body_can_be_waited_for_in_vain(asker, fake, switches):
         assert [2] == [row["n"] for row in fake.calls()]
     until(lambda: 2 == len(fake.calls()))
     assert fake.calls()[0]["billed"] is not None
+
+
+def test_a_packed_stream_that_is_held_has_no_end_either(fake):
+    with waiting(fake, "/chat/completions", chat_body(stream=True), "tokens=6;end=hold;gzip=1") as line:
+        received, text, unpacker = b"", b"", zlib.decompressobj(wbits=31)
+        while text.count(b"data: ") < 3:
+            received += line.recv(65536)
+            text, unpacker = b"", zlib.decompressobj(wbits=31)
+            rest = received.partition(b"\r\n\r\n")[2]
+            while b"\r\n" in rest:
+                size, _, rest = rest.partition(b"\r\n")
+                text += unpacker.decompress(rest[: int(size, 16)])
+                rest = rest[int(size, 16) + 2 :]
+        assert not unpacker.eof
 
 
 def test_an_emulator_that_holds_can_still_be_closed():

@@ -9,7 +9,8 @@ here it is sent on demand only, by `end=extra_done`.
 How other switches show here: `no_done` stops before `message_stop`; `choice_error` is `error_mid`, since there are no
 choices; `error_usage` sends the `message_delta` of a call that costs nothing, then an `error` event; a body that is no
 stream is an error in a 200 for all three. Of `native_error` the stop reason tells, the only word there is. `usage_shape=b`
-counts the prompt in the opening event already; `c` does so there alone, as Anthropic itself does.
+counts the prompt in the opening event already; `c` does so there alone, as Anthropic itself does and OpenRouter's schema
+does not.
 """
 
 from typing import Any
