@@ -802,6 +802,28 @@ def test_a_wrapped_client_records_each_call_once(tmp_path, openrouter):
     entries_agree(audit.home, openrouter.calls()[:8])
 
 
+def test_a_client_made_for_the_sdk_records_each_call_once(tmp_path, openrouter):
+    """
+    Handed to the SDK in place of its own, beside an installed log that would record it too.
+    """
+    audit = openrouter_audit.install(tmp_path / "home", hosts=["127.0.0.1"])
+    where = {"base_url": openrouter.url.removesuffix("/v1"), "api_key": KEY}
+
+    async def go():
+        async with anthropic.AsyncAnthropic(http_client=audit.httpx2_async_client(), **where) as client:
+            await helper_async(client, **asked())
+
+    try:
+        with anthropic.Anthropic(http_client=audit.httpx2_client(), **where) as client:
+            create(client, **asked())
+            helper(client, **asked("gzip=1"))
+        asyncio.run(go())
+        audit.flush()
+    finally:
+        openrouter_audit.uninstall()
+    entries_agree(audit.home, openrouter.calls())
+
+
 def test_an_installed_log_records_each_call_once_wrapped_or_not(tmp_path, openrouter):
     audit = openrouter_audit.install(tmp_path / "home", hosts=["127.0.0.1"])
     try:
