@@ -1,6 +1,7 @@
 """Who a call is for, through blocks, decorators, generators, tasks and threads."""
 
 import asyncio
+import json
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from tests.capture.recording import a_request, begun
 
 from openrouter_audit.capture import attribution as module
 from openrouter_audit.capture.attribution import Receipt, attribution, current_scope, reference_for
+from openrouter_audit.core.entries import Claimed, Context, Decision
 
 MONTH = 1_795_424_400_000_000
 
@@ -136,6 +138,109 @@ def test_ours_wins_over_the_body_and_the_body_over_nothing():
     assert ("m", "s2") == (private.user, private.session)
     _, intent, private = begun(a_request())
     assert None is private.user is private.reference is intent.subject
+
+
+def claimed(request, **ours):
+    with attribution(**ours):
+        _, _, private = begun(request, scope=current_scope() if ours else None)
+    return private
+
+
+def test_a_claim_stands_beside_what_the_application_says_or_in_its_place_and_is_marked():
+    """
+    A claim that fills an empty place is named in `fills` and told once; one that does not is kept as it was.
+    """
+    body = b'{"model":"a/b","user":"mallory","session_id":"s1"}'
+    private = claimed(a_request(body=body))
+    assert ("mallory", "s1", Claimed(fills=("user_id", "session_id"))) == (
+        private.user, private.session, private.context.claimed,
+    )  # fmt: skip
+    private = claimed(a_request(body=body), user="alice")
+    assert ("alice", "s1", Claimed(user="mallory", fills=("session_id",))) == (
+        private.user, private.session, private.context.claimed,
+    )  # fmt: skip
+    private = claimed(a_request(body=body), user="alice", session="s0")
+    assert Claimed(user="mallory", session="s1") == private.context.claimed
+    assert None is claimed(a_request()).context
+    assert None is claimed(a_request(), user="alice").context
+
+
+TRACEPARENT = "00-5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174-01"
+
+
+def test_every_claim_of_a_request_is_picked_up_in_every_shape():
+    body = {
+        "metadata": {"ticket": "5", "count": 3, "deep": {"a": "b"}, "user_id": "m"},
+        "trace": {"trace_name": "t", "parent_span_id": "p", "tries": [1]},
+        "safety_identifier": "hash-of-me",
+    }
+    text = json.dumps(body).encode()
+    private = claimed(a_request(body=text, headers=[(b"traceparent", TRACEPARENT.encode())]))
+    expected = Claimed(
+        metadata={"ticket": "5"},
+        trace={"trace_name": "t", "parent_span_id": "p"},
+        safety_identifier="hash-of-me",
+        traceparent=TRACEPARENT,
+        fills=("user_id",),
+    )
+    assert ("m", expected) == (private.user, private.context.claimed)
+    private = claimed(a_request(body=text.replace(b"{", b'{"user":"u",', 1)))
+    assert ("u", {"ticket": "5", "user_id": "m"}) == (private.user, private.context.claimed.metadata)
+
+
+def test_a_body_that_only_the_second_rung_reads_makes_the_same_claims():
+    """
+    One lone surrogate anywhere, in a value that is kept or in one that is not.
+    """
+    whole = b'{"metadata":{"ticket":"5"},"trace":{"trace_name":"t"},"safety_identifier":"x","messages":["%s"]}'
+    expected = claimed(a_request(body=whole % b"a")).context.claimed
+    assert {"ticket": "5"} == expected.metadata
+    assert expected == claimed(a_request(body=whole % b"\\ud800")).context.claimed
+    broken = claimed(a_request(body=b'{"metadata":{"ticket":"\\ud800","b":"c"}}')).context.claimed
+    assert {"ticket": "?", "b": "c"} == broken.metadata
+
+
+def test_claims_are_bounded():
+    """
+    Sixteen pairs of 64 and 512 characters, as OpenRouter has it; an object that is much longer is none that is meant.
+    """
+    many = {f"{number}{'n' * 100}": "v" * 1000 for number in range(40)}
+    body = json.dumps({"metadata": many, "trace": many, "safety_identifier": "i" * 5000}).encode()
+    got = claimed(a_request(body=body, headers=[(b"traceparent", b"0" * 5000)])).context.claimed
+    for pairs in (got.metadata, got.trace):
+        assert 16 == len(pairs)
+        assert {64} == {len(name) for name in pairs}
+        assert {512} == {len(value) for value in pairs.values()}
+    assert (1024, 128) == (len(got.safety_identifier), len(got.traceparent))
+    huge = json.dumps({"metadata": {"user_id": "u"} | {str(n): "x" for n in range(20_000)}}).encode()
+    private = claimed(a_request(body=huge))
+    assert ("u", {}) == (private.user, private.context.claimed.metadata)
+
+
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.text(max_size=3), lambda each: st.lists(each)))
+def test_claims_of_any_shape_never_stop_a_call(value):
+    if not isinstance(value, bytes):
+        value = json.dumps(value).encode()
+    for name in (b"metadata", b"trace", b"safety_identifier"):
+        begun(a_request(body=b'{"%s":%s}' % (name, value)))
+
+
+def test_a_decision_goes_with_the_call_and_an_inner_one_stands_alone():
+    """
+    The arm of one rule says nothing beside the name of another.
+    """
+    with attribution(decision={"rule": "cheapest", "version": 3, "arm": "b"}):
+        assert Context(decision=Decision(rule="cheapest", version="3", arm="b")) == claimed_here()
+        with attribution(decision={"rule": "fastest"}):
+            assert Context(decision=Decision(rule="fastest")) == claimed_here()
+        with attribution(user="u"):
+            assert "b" == claimed_here().decision.arm
+    with pytest.raises(ValueError, match="'why' is none"):
+        attribution(decision={"why": "x"})
+
+
+def claimed_here():
+    return begun(a_request(), scope=current_scope())[2].context
 
 
 def test_a_person_has_one_reference_a_month_and_another_the_next():

@@ -15,7 +15,7 @@ import pytest
 from tests.reports.histories import cost, intent, outcome, ref
 
 from openrouter_audit.audit_log import AuditLog
-from openrouter_audit.core.entries import Facts, Private
+from openrouter_audit.core.entries import Claimed, Context, Decision, Facts, Private
 from openrouter_audit.journal.home import Home, Lease
 from openrouter_audit.journal.sqlite import SqliteJournal
 from openrouter_audit.reports.rows import COLUMNS
@@ -99,6 +99,40 @@ def test_show_finds_a_call_by_id_beginning_or_generation(home, name):
     assert ["call.intent", "call.outcome", "call.cost"] == [entry["kind"] for entry in found["entries"]]
     for entry in found["entries"]:
         assert A == entry["entry"]["id"]
+
+
+def test_show_and_export_say_what_was_claimed_beside_what_was_attributed(tmp_path):
+    """Ours wins in the row, and so in every report; where we said nothing the claim is there and marked."""
+    home = tmp_path / "home"
+    both = Context(
+        claimed=Claimed(user="mallory", metadata={"ticket": "5"}, fills=("session_id",)),
+        decision=Decision(rule="cheapest", arm="b"),
+    )
+    record(home, (intent(A), Private(user="alice", session="s-1", context=both)), (outcome(A), None))
+    record(
+        home, (intent(B), Private(user="bob", context=Context(claimed=Claimed(fills=("user_id",))))), (outcome(B), None)
+    )
+
+    found = answer(home, "show", A)
+    assert ["call", "entries", "context"] == list(found)
+    assert list(COLUMNS) == list(found["call"])
+    assert ("alice", "s-1") == (found["call"]["user_id"], found["call"]["session_id"])
+    expected = {
+        "claimed": {"user": "mallory", "metadata": {"ticket": "5"}, "fills": ["session_id"]},
+        "decision": {"rule": "cheapest", "arm": "b"},
+    }
+    assert expected == found["context"]
+    page = run(home, "show", A).stdout.splitlines()
+    lines = {
+        line.split()[0]: line.split(maxsplit=1)[1] for line in page if line and not line.startswith(("{", "entry"))
+    }
+    assert ("alice", "s-1  (claimed)", "mallory", "cheapest", '{"ticket":"5"}') == tuple(
+        lines[name] for name in ("user_id", "session_id", "claimed.user", "decision.rule", "claimed.metadata")
+    )
+    assert "user_id               bob  (claimed)" in run(home, "show", B).stdout.splitlines()
+    exported = [json.loads(line) for line in run(home, "export").stdout.splitlines()]
+    assert {A: expected, B: {"claimed": {"fills": ["user_id"]}}} == {row["call_id"]: row["context"] for row in exported}
+    assert {"alice", "bob"} == {row["user_id"] for row in answer(home, "report", "top-spenders")["rows"]}
 
 
 @pytest.mark.parametrize(("name", "code"), [("0" * 32, 65), ("gen-nobody", 65), ("", 64)])

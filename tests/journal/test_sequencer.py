@@ -442,8 +442,8 @@ def test_the_journal_refuses_to_be_rewritten(home):
     check_log(home)
 
 
-@pytest.mark.parametrize("database", ["journal_path", "vault_path"])
-def test_databases_run_with_the_settings_they_rely_on(home, database):
+@pytest.mark.parametrize(("database", "version"), [("journal_path", 1), ("vault_path", 2)])
+def test_databases_run_with_the_settings_they_rely_on(home, database, version):
     from openrouter_audit.journal.sqlite import open_connection
 
     connection = open_connection(getattr(home, database))
@@ -454,7 +454,7 @@ def test_databases_run_with_the_settings_they_rely_on(home, database):
         "SELECT min(strict) FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'"
     )
 
-    assert {"journal_mode": "wal", "synchronous": 2, "user_version": 1} == answers
+    assert {"journal_mode": "wal", "synchronous": 2, "user_version": version} == answers
     assert 1 == strict.get
     connection.close()
 

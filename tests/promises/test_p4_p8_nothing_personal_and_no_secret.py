@@ -34,8 +34,16 @@ CANARIES = {
     "purpose": "canarypurpose-triage",
     "tag": "canarytag-cost-centre",
     "tool": "canarytooltext-look-up-the-patient",
+    "claimed": "canaryclaimed-mallory@example.org",
+    "metadata": "canarymetadata-ticket-5",
+    "trace": "canarytrace-nightly-run",
+    "safety": "canarysafety-0f3e",
+    "traceparent": "00-ca9a41ca9a41ca9a41ca9a41ca9a4100-ca9a41ca9a4100aa-01",
+    "decision": "canarydecision-cheapest-first",
 }
-IN_VAULT = {"user", "session", "tenant", "purpose", "tag"}
+IN_VAULT = {
+    "user", "session", "tenant", "purpose", "tag", "claimed", "metadata", "trace", "safety", "traceparent", "decision",
+}  # fmt: skip
 
 
 def forms(canary):
@@ -111,6 +119,7 @@ def left_behind(tmp_path_factory):
                 tenant=CANARIES["tenant"],
                 purpose=CANARIES["purpose"],
                 tags={"k": CANARIES["tag"], CANARIES["tag"]: "v"},
+                decision={"rule": CANARIES["decision"]},
             ):
                 for said in (content, "fail " + content, "cut " + content):
                     for stream in (False, True):
@@ -120,8 +129,14 @@ def left_behind(tmp_path_factory):
                                 messages=[{"role": "user", "content": said}],
                                 tools=tools,
                                 stream=stream,
-                                user=CANARIES["user"],
-                                extra_body={"session_id": CANARIES["session"], "metadata": {"k": CANARIES["tag"]}},
+                                user=CANARIES["claimed"],
+                                extra_body={
+                                    "session_id": CANARIES["session"],
+                                    "metadata": {"k": CANARIES["metadata"], CANARIES["metadata"]: "v"},
+                                    "trace": {"trace_name": CANARIES["trace"]},
+                                    "safety_identifier": CANARIES["safety"],
+                                },
+                                extra_headers={"traceparent": CANARIES["traceparent"]},
                             )
                             if stream:
                                 list(done)

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from openrouter_audit.capture.json_text import clean
+from openrouter_audit.core.entries import Decision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -56,7 +57,7 @@ class Receipt:
 class Scope:
     """One block's attribution, merged with those around it."""
 
-    __slots__ = ("outer", "purpose", "receipts", "session", "tags", "tenant", "user")
+    __slots__ = ("decision", "outer", "purpose", "receipts", "session", "tags", "tenant", "user")
 
     def __init__(self, block: attribution, outer: Scope | None) -> None:
         self.outer = outer
@@ -66,6 +67,7 @@ class Scope:
         self.tenant: str | None = block.tenant or (outer.tenant if outer else None)
         self.purpose: str | None = block.purpose or (outer.purpose if outer else None)
         self.tags: dict[str, str] = {**outer.tags, **block.tags} if outer else block.tags
+        self.decision: Decision | None = block.decision or (outer.decision if outer else None)
 
     def receipt(self, call_id: str, attempt: int) -> Receipt:
         """A receipt for a new call, in the lists of this block and of all around it."""
@@ -92,7 +94,7 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
     generators (a decorated generator has its scope while it runs, and its consumer does not).
     """
 
-    __slots__ = ("purpose", "session", "tags", "tenant", "user")
+    __slots__ = ("decision", "purpose", "session", "tags", "tenant", "user")
 
     def __init__(
         self,
@@ -102,10 +104,19 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
         tenant: str | None = None,
         purpose: str | None = None,
         tags: Mapping[str, str] = {},
+        decision: Mapping[str, str] | None = None,
     ) -> None:
+        """
+        Args:
+            decision: Why the calls go where they go: `rule`, `version` and `arm`, any of them.
+
+        Raises:
+            ValueError: The decision has another word than these.
+        """
         self.user, self.session = _word(user), _word(session)
         self.tenant, self.purpose = _word(tenant), _word(purpose)
         self.tags = {clean(str(name)): clean(str(value), MAX_WORD) for name, value in [*tags.items()][:MAX_TAGS]}
+        self.decision = _decision(decision) if decision else None
 
     def __enter__(self) -> list[Receipt]:
         scope = Scope(self, _scope.get())
@@ -150,6 +161,14 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
 
 def _word(value: object) -> str | None:
     return None if value is None else clean(str(value), MAX_WORD)
+
+
+def _decision(words: Mapping[str, str]) -> Decision:
+    """One thing: an inner block's stands alone, for the arm of one rule says nothing beside the name of another."""
+    strange = [name for name in words if name not in Decision.__struct_fields__]
+    if strange:
+        raise ValueError(f"a decision has {', '.join(Decision.__struct_fields__)}; {strange[0]!r} is none of them")
+    return Decision(**{name: clean(str(value)) for name, value in words.items() if value is not None})
 
 
 def _drive(scope: Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -36,6 +36,7 @@ from msgspec import Struct
 
 from openrouter_audit.capture.answer_facts import Answer
 from openrouter_audit.capture.attribution import Scope, reference_for
+from openrouter_audit.capture.context import context_of
 from openrouter_audit.capture.decoding import Decoder, decoder_for
 from openrouter_audit.capture.event_stream import (
     ALL_ENDINGS,
@@ -461,12 +462,14 @@ def _private(request: SentRequest, call_key: bytes, at_us: int, scope: Scope | N
     if session is None and (value := request.headers.get(b"x-session-id")):
         session = value[:MAX_PERSON].decode("latin-1")
     target = request.target
+    context = context_of(request.headers, scope, user=user, session=session, claims=asked.claims)
     if scope is None:
         return Private(
             commitment_key=call_key,
             user=user,
             reference=None if user is None else reference_for(user, at_us),
             session=session,
+            context=context,
             base_url=target.base_url,
             path=target.private_path,
         )
@@ -479,6 +482,7 @@ def _private(request: SentRequest, call_key: bytes, at_us: int, scope: Scope | N
         session=scope.session or session,
         purpose=scope.purpose,
         tags=scope.tags,
+        context=context,
         base_url=target.base_url,
         path=target.private_path,
     )

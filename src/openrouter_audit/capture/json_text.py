@@ -30,6 +30,8 @@ Whole = Annotated[int, Meta(ge=0, lt=10**18)]
 """A member that is a number as `integer` takes it."""
 MAX_TREE_BYTES = 1024 * 1024
 """Longest text of the second rung, which makes objects of forty times the size of the worst text."""
+MAX_PAIRS_BYTES = 64 * 1024
+"""Longest object of free names: sixteen pairs of what OpenRouter allows fit in, each character escaped."""
 _SCANNED_PLACES = 64
 """How often a scan comes upon a name that is no member's before it gives up: `"user"` is the value of every `"role"`."""
 
@@ -38,6 +40,7 @@ _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
 _readers: dict[type[Struct], tuple[tuple[str, Callable[[Any], Any]], ...]] = {}
 """For the second rung, by struct: each member's name and what makes a value into one of its type."""
 _list_decoder = msgspec.json.Decoder(list[Raw])
+_pairs_decoder = msgspec.json.Decoder(dict[str, Raw])
 _text_decoder = msgspec.json.Decoder(str)
 
 
@@ -90,6 +93,24 @@ def items(value: Any) -> list[Any]:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return []
     return value if isinstance(value, list) else []
+
+
+def pairs(value: Any) -> dict[str, Any]:
+    """Members of an object by whatever names it has; empty for anything else, and for what is longer than any is meant to be."""
+    if not isinstance(value, Raw):
+        return value if isinstance(value, dict) else {}
+    raw = bytes(value)
+    if raw[:1] != b"{" or len(raw) > MAX_PAIRS_BYTES:
+        return {}
+    try:
+        return _pairs_decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        tree = json.loads(raw.decode("utf-8", "replace"), parse_float=Number, parse_int=Number)
+    except (ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def present(value: Any) -> bool:

@@ -10,10 +10,12 @@ from openrouter_audit.capture.json_text import (
     NULL,
     Text,
     boolean,
+    clean,
     integer,
     items,
     members,
     number,
+    pairs,
     parse,
     scan,
     text,
@@ -29,6 +31,10 @@ MAX_PERSON = 1024
 LARGE_BYTES = 1024 * 1024
 MAX_COMMAS = 512 * 1024
 """A large body with more of them may be a list of as many members, each an object of its own to us: it is scanned."""
+MAX_PAIRS = 16
+MAX_NAME = 64
+MAX_VALUE = 512
+"""Of `metadata`, and so of `trace`: OpenRouter's own limits for pairs, characters of a name and characters of a value."""
 _Person = Annotated[str, Meta(max_length=MAX_PERSON)]
 
 
@@ -45,6 +51,8 @@ class _Body(Struct, gc=False):
     user: _Person | None = None
     session_id: _Person | None = None
     metadata: Raw = NULL
+    trace: Raw = NULL
+    safety_identifier: _Person | None = None
     max_completion_tokens: Raw = NULL
     max_tokens: Raw = NULL
     max_output_tokens: Raw = NULL
@@ -89,6 +97,8 @@ class RequestFacts(Struct):
     fields: dict[str, Any] = {}
     user: str | None = None
     session: str | None = None
+    claims: dict[str, Any] = {}
+    """Fields of `Claimed` by name, beside these two."""
 
 
 def read_request(body: bytes) -> RequestFacts:
@@ -117,10 +127,38 @@ def read_request(body: bytes) -> RequestFacts:
         named = (members(_Named, plugin) for plugin in items(parsed.plugins)[:MAX_PLUGINS])
         facts["plugins"] = tuple(name for plugin in named if plugin and (name := text(plugin.id)))
     facts["parameters"] = _parameters(parsed)
-    user = parsed.user
-    if user is None and parsed.metadata is not NULL and (metadata := members(_Named, parsed.metadata)):
-        user = text(metadata.user_id, MAX_PERSON)
-    return RequestFacts(facts, user, parsed.session_id)
+    if parsed.metadata is NULL and parsed.trace is NULL and parsed.safety_identifier is None:
+        return RequestFacts(facts, parsed.user, parsed.session_id)
+    return _with_claims(facts, parsed)
+
+
+def _with_claims(facts: dict[str, Any], parsed: _Body) -> RequestFacts:
+    user, claims = parsed.user, dict[str, Any]()
+    if parsed.metadata is not NULL:
+        metadata = _free_words(parsed.metadata)
+        if user is None and (named := members(_Named, parsed.metadata)):
+            # Messages' place for a user; told once, as the user.
+            user = text(named.user_id, MAX_PERSON)
+            metadata.pop("user_id", None)
+        if metadata:
+            claims["metadata"] = metadata
+    if parsed.trace is not NULL and (trace := _free_words(parsed.trace)):
+        claims["trace"] = trace
+    if parsed.safety_identifier is not None:
+        claims["safety_identifier"] = parsed.safety_identifier
+    return RequestFacts(facts, user, parsed.session_id, claims)
+
+
+def _free_words(value: Any) -> dict[str, str]:
+    """The pairs of an object whose values are text, the first of them, cut."""
+    found: dict[str, str] = {}
+    for name, each in pairs(value).items():
+        word = text(each, MAX_VALUE)
+        if word is not None:
+            found[clean(name, MAX_NAME)] = word
+            if len(found) == MAX_PAIRS:
+                break
+    return found
 
 
 def _scanned(body: bytes) -> RequestFacts:

@@ -58,7 +58,7 @@ def export(
         )
         flush(source.audit, quiet=True)
         total = source.reports.count(since=period.since, until=period.until)
-        rows = join_people(source.reports.rows(since=period.since, until=period.until), source.vault)
+        rows = join_people(source.reports.rows(since=period.since, until=period.until), source.vault, context=True)
         with progress("exporting", total) as tell:
             _write(rows, format, tell)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -43,14 +44,15 @@ def show(
         if not exact:
             hint(f"no call has the id or generation id {call!r}")
             return EXIT_BAD_DATA
-        (row,) = join_people(exact[:1], source.vault)
+        (row,) = join_people(exact[:1], source.vault, context=True)
         entries = _entries_of(row, source)
+    context = row.pop("context", None)
     if format == "json":
-        print(json_text({"call": row, "entries": entries}))
+        print(json_text({"call": row, "entries": entries, **({"context": context} if context else {})}))
     elif format == "csv":
         sys.stdout.writelines(csv_lines(COLUMNS, [row]))
     else:
-        _print_page(row, entries)
+        _print_page(row, context or {}, entries)
     return 0
 
 
@@ -64,11 +66,22 @@ def _entries_of(row: dict[str, Any], source: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _print_page(row: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def _print_page(row: dict[str, Any], context: dict[str, Any], entries: list[dict[str, Any]]) -> None:
     width = max(len(name) for name in COLUMNS)
+    fills = context.get("claimed", {}).get("fills", ())
     for name in COLUMNS:
         if row[name] is not None:
-            print(f"{name:<{width}}  {printable(row[name])}")
+            print(f"{name:<{width}}  {printable(row[name])}{'  (claimed)' if name in fills else ''}")
+    for name, value in _lines(context):
+        print(f"{name:<{width}}  {printable(value)}")
     for entry in entries:
         print(f"\nentry {entry['index']}  {entry['kind']}")
         print(bytes(entry["entry"]).decode())
+
+
+def _lines(context: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """`claimed.user` and the like; what only says which columns are claims is shown beside these."""
+    for part, words in context.items():
+        for name, value in words.items():
+            if name != "fills":
+                yield f"{part}.{name}", value

@@ -389,6 +389,39 @@ KINDS: tuple[type[Facts], ...] = (
 )
 
 
+class Claimed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What a request says of who is asking: words of whoever wrote it, which nobody vouches for.
+
+    Kept apart from what the application says in `attribution(...)`. A claim that stands for it, because the application said
+    nothing, is where the attributed word would be, is named in `fills`, and is not repeated here.
+    """
+
+    user: str | None = None
+    session: str | None = None
+    metadata: dict[str, str] = {}
+    trace: dict[str, str] = {}
+    safety_identifier: str | None = None
+    traceparent: str | None = None
+    """The header as sent: its ids are the caller's, who may have made them of anything."""
+    fills: tuple[Literal["user_id", "session_id"], ...] = ()
+
+
+class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why the application sent the call where it did, in words of its own."""
+
+    rule: str | None = None
+    version: str | None = None
+    arm: str | None = None
+
+
+class Context(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a call carried beside who it was for: free text all of it, one value of the vault that is erased as one."""
+
+    claimed: Claimed | None = None
+    decision: Decision | None = None
+
+
 class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What may not stand in the tree: goes from the spool to the vault, and can be erased there (C9)."""
 
@@ -401,6 +434,7 @@ class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session: str | None = None
     purpose: str | None = None
     tags: dict[str, str] = {}
+    context: Context | None = None
     base_url: str | None = None
     """Origin and base path of the recorded call: where its cost may be asked for (C7)."""
     path: str | None = None

@@ -306,6 +306,7 @@ def _private_call(call_id: str, subject: str | None, private: Private) -> Privat
         session_id=private.session,
         purpose=private.purpose,
         tags=private.tags,
+        context=private.context,
         base_url=private.base_url,
         path=private.path,
     )

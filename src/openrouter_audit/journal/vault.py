@@ -21,10 +21,13 @@ from typing import Self
 import apsw
 import msgspec
 
+from openrouter_audit.core.entries import Context
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.sqlite import create_schema, open_connection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, 2)
+"""Formats that a reader takes as they are: nobody may have written here since this program came."""
 _SCHEMA = (
     # A person in a month. `reference` is what entries carry; `wrapped_key` and `epoch` are for erasing.
     "CREATE TABLE subjects (reference TEXT PRIMARY KEY, user_id TEXT, month TEXT NOT NULL, wrapped_key BLOB,"
@@ -32,13 +35,18 @@ _SCHEMA = (
     # References that processes proposed (and log lines show) before they could know the one above.
     "CREATE TABLE aliases (alias TEXT PRIMARY KEY, reference TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE calls (call_id TEXT PRIMARY KEY, subject TEXT, commitment_key BLOB, tenant TEXT, session_id TEXT,"
-    " purpose TEXT, tags TEXT, base_url TEXT, path TEXT, wrapped_key BLOB, epoch INTEGER) STRICT, WITHOUT ROWID",
+    " purpose TEXT, tags TEXT, base_url TEXT, path TEXT, wrapped_key BLOB, epoch INTEGER, context TEXT)"
+    " STRICT, WITHOUT ROWID",
     # Host and pid of a process, operator of an access: free text that other kinds of entries refer to by their id.
     "CREATE TABLE notes (id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (id, name))"
     " STRICT, WITHOUT ROWID",
     "CREATE INDEX calls_subject ON calls (subject)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_UPGRADES = {
+    1: ("ALTER TABLE calls ADD COLUMN context TEXT", "PRAGMA user_version = 2"),
+}
+"""From each format to the next. Columns are added at the end and may be null: no row is written anew."""
 _REMEMBERED_SUBJECTS = 50_000
 _QUERY_PIECE = 500
 
@@ -54,8 +62,25 @@ class PrivateCall:
     session_id: str | None = None
     purpose: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    context: Context | None = None
     base_url: str | None = None
     path: str | None = None
+
+
+def _upgrade(connection: apsw.Connection) -> None:
+    """One transaction for all steps: a crash leaves the old format, and the next opening does it again."""
+    if connection.execute("PRAGMA user_version").get not in _UPGRADES:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Asked again: another process may have been first.
+        while (steps := _UPGRADES.get(connection.execute("PRAGMA user_version").get)) is not None:
+            for statement in steps:
+                connection.execute(statement)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def month_of(at_us: int) -> str:
@@ -73,15 +98,16 @@ class Vault:
     or the database refuses; then nothing since the last commit is kept.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, *, version: int = SCHEMA_VERSION) -> None:
         self._connection = connection
+        self._context = "context" if version > 1 else "NULL"
         self._subjects: dict[tuple[str, str], str] = {}
         self._aliases: set[str] = set()
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
         """
-        Open the vault, and make it where there is none.
+        Open the vault, and make it where there is none. One of an older format is brought to this one, unless it is only read.
 
         Raises:
             JournalUnavailable: It cannot be opened; nothing was written.
@@ -90,14 +116,15 @@ class Vault:
         try:
             if not read_only:
                 create_schema(connection, _SCHEMA)
+                _upgrade(connection)
             version = connection.execute("PRAGMA user_version").get
         except apsw.Error as error:
             connection.close()
             raise JournalUnavailable(f"{path.name} cannot be opened: {error}") from error
-        if version != SCHEMA_VERSION:
+        if version not in (_READABLE if read_only else (SCHEMA_VERSION,)):
             connection.close()
             raise JournalUnavailable(f"{path.name} has format {version}, this program reads format {SCHEMA_VERSION}")
-        return cls(connection)
+        return cls(connection, version=version)
 
     def close(self) -> None:
         self._connection.close()
@@ -175,13 +202,14 @@ class Vault:
                 msgspec.json.encode(call.tags, order="sorted").decode() if call.tags else None,
                 call.base_url,
                 call.path,
+                None if call.context is None else msgspec.json.encode(call.context).decode(),
             )
             for call in calls
         ]
         with self._writing() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO calls (call_id, subject, commitment_key, tenant, session_id, purpose, tags,"
-                " base_url, path) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " base_url, path, context) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
 
@@ -198,11 +226,11 @@ class Vault:
         for start in range(0, len(call_ids), _QUERY_PIECE):
             piece = call_ids[start : start + _QUERY_PIECE]
             rows = self._connection.execute(
-                "SELECT call_id, subject, commitment_key, tenant, session_id, purpose, tags, base_url, path FROM calls"  # noqa: S608 - only question marks are inserted
-                f" WHERE call_id IN ({','.join('?' * len(piece))})",
+                "SELECT call_id, subject, commitment_key, tenant, session_id, purpose, tags, base_url, path,"  # noqa: S608 - a column's name and question marks are inserted
+                f" {self._context} FROM calls WHERE call_id IN ({','.join('?' * len(piece))})",
                 piece,
             )
-            for call_id, subject, key, tenant, session, purpose, tags, base_url, path in rows:
+            for call_id, subject, key, tenant, session, purpose, tags, base_url, path, context in rows:
                 found[call_id] = PrivateCall(
                     call_id=call_id,
                     subject=subject,
@@ -211,6 +239,7 @@ class Vault:
                     session_id=session,
                     purpose=purpose,
                     tags=msgspec.json.decode(tags, type=dict[str, str]) if tags else {},
+                    context=msgspec.json.decode(context, type=Context) if context else None,
                     base_url=base_url,
                     path=path,
                 )

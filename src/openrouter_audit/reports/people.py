@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+import msgspec
+
+from openrouter_audit.core.entries import Context
 from openrouter_audit.reports.rows import FLAG_COLUMNS
 
 _PIECE = 500
@@ -26,6 +29,8 @@ class PrivateFacts(Protocol):
     def purpose(self) -> str | None: ...
     @property
     def tags(self) -> Mapping[str, str]: ...
+    @property
+    def context(self) -> Context | None: ...
 
 
 class People(Protocol):
@@ -35,12 +40,15 @@ class People(Protocol):
     def users(self, references: Sequence[str], /) -> Mapping[str, str]: ...
 
 
-def join_people(rows: Iterable[dict[str, Any]], vault: People | None) -> Iterator[dict[str, Any]]:
+def join_people(
+    rows: Iterable[dict[str, Any]], vault: People | None, *, context: bool = False
+) -> Iterator[dict[str, Any]]:
     """
     The rows of C5 as commands show them: names filled in, flags as true and false.
 
     Args:
         vault: None leaves the names null.
+        context: With a member `context`, which is no column, where a call carried more than the columns have.
     """
     pending = iter(rows)
     while piece := list(islice(pending, _PIECE)):
@@ -54,6 +62,8 @@ def join_people(rows: Iterable[dict[str, Any]], vault: People | None) -> Iterato
                     whole[name] = bool(whole[name])
             whole["user_id"] = users.get(row["subject_ref"])
             facts = private.get(row["call_id"])
+            if context and facts is not None and facts.context is not None:
+                whole["context"] = msgspec.to_builtins(facts.context)
             if facts is not None:
                 whole["tenant"], whole["session_id"] = facts.tenant, facts.session_id
                 whole["purpose"], whole["tags"] = facts.purpose, dict(facts.tags) or None
