@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openrouter_audit.audit_log import uninstall as uninstall
     from openrouter_audit.capture.attribution import Receipt as Receipt
     from openrouter_audit.capture.attribution import attribution as attribution
+    from openrouter_audit.capture.attribution import carry as carry
     from openrouter_audit.completion import AuditEntry as AuditEntry
     from openrouter_audit.completion import audited_completion as audited_completion
 
@@ -23,6 +24,7 @@ _HOMES = {
     "uninstall": "audit_log",
     "Receipt": "capture.attribution",
     "attribution": "capture.attribution",
+    "carry": "capture.attribution",
     "AuditEntry": "completion",
     "audited_completion": "completion",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "attribution",
     "audited_completion",
+    "carry",
     "install",
     "uninstall",
 ]

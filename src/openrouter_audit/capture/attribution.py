@@ -1,10 +1,10 @@
 """
 Who a call is for: an application says so once, for everything that happens inside a block.
 
-The scope lives in a context variable, so that it follows tasks and does not leak between threads. Inner blocks win over
-outer ones, member by member; tags are merged. Who is named here goes to the vault alone: the entry gets a random
-reference, proposed by this process for one person and one month, so that what is left after an erasure links for a month
-and no longer.
+The scope lives in a context variable, so that it follows tasks and does not leak between threads; `carry` takes it into the
+threads of an executor. Inner blocks win over outer ones, member by member; tags are merged. Who is named here goes to the
+vault alone: the entry gets a random reference, proposed by this process for one person and one month, so that what is left
+after an erasure links for a month and no longer.
 """
 
 from __future__ import annotations
@@ -129,34 +129,59 @@ class attribution:  # noqa: N801 - used as a function is: `with attribution(user
             _scope.set(scope.outer)
 
     def __call__(self, function: F) -> F:
-        wrapper: Any
-        if inspect.isasyncgenfunction(function):
+        return _bound(function, lambda: Scope(self, _scope.get()))
 
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return _drive_async(Scope(self, _scope.get()), function(*args, **kwargs))
 
-        elif inspect.isgeneratorfunction(function):
+def carry(function: F) -> F:
+    """
+    Take the attribution that is open here along, to wherever the function will run.
 
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return _drive(Scope(self, _scope.get()), function(*args, **kwargs))
+    Tasks and `asyncio.to_thread` inherit it by themselves; threads and executors do not. The result may run many times, in
+    many threads at once, and after the block has ended: its calls get their receipts into the lists of the blocks open here.
+    Functions, coroutines and both kinds of generators.
+    """
+    scope = _scope.get()
+    return _bound(function, lambda: scope)
 
-        elif inspect.iscoroutinefunction(function):
 
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return await function(*args, **kwargs)
+def _bound(function: F, opened: Callable[[], Scope | None]) -> F:
+    """The function, run inside what `opened` gives at each call; where it ran there is afterwards what was there before."""
+    wrapper: Any
+    if inspect.isasyncgenfunction(function):
 
-        else:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return _drive_async(opened(), function(*args, **kwargs))
 
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return function(*args, **kwargs)
+    elif inspect.isgeneratorfunction(function):
 
-        return cast("F", wrapper)
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return _drive(opened(), function(*args, **kwargs))
+
+    elif inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            outside = _scope.get()
+            _scope.set(opened())
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                _scope.set(outside)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            outside = _scope.get()
+            _scope.set(opened())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _scope.set(outside)
+
+    return cast("F", wrapper)
 
 
 def _word(value: object) -> str | None:
@@ -171,7 +196,7 @@ def _decision(words: Mapping[str, str]) -> Decision:
     return Decision(**{name: clean(str(value)) for name, value in words.items() if value is not None})
 
 
-def _drive(scope: Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _drive(scope: Scope | None, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """Run a generator step by step, each step inside the scope."""
     step: Callable[[], Any] = functools.partial(next, generator)
     try:
@@ -195,7 +220,7 @@ def _drive(scope: Scope, generator: Generator[Any, Any, Any]) -> Generator[Any, 
         generator.close()
 
 
-async def _drive_async(scope: Scope, generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+async def _drive_async(scope: Scope | None, generator: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
     step: Callable[[], Any] = generator.__anext__
     try:
         while True:
