@@ -23,6 +23,7 @@ from openrouter_audit.core.entries import (
     ProviderPreferences,
     RedirectHop,
     RouterAttempt,
+    ToolCall,
     kind_of_class,
 )
 from openrouter_audit.core.entries import Writer as WriterObject
@@ -34,7 +35,7 @@ COMMANDS_PAGE = page("docs/reference/commands.md")
 ENTRIES_PAGE = page("docs/reference/entries.md")
 PYTHON_PAGE = page("docs/reference/python.md")
 PAGES = [str(path.relative_to(ROOT)) for path in all_pages()]
-OBJECTS = (WriterObject, ProviderPreferences, Parameters, RouterAttempt, RedirectHop)
+OBJECTS = (WriterObject, ProviderPreferences, Parameters, ToolCall, RouterAttempt, RedirectHop)
 
 
 def options_of(command: str) -> set[str]:

@@ -9,13 +9,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.reports.histories import cost, intent, outcome, ref
 
 from openrouter_audit.audit_log import AuditLog
-from openrouter_audit.core.entries import Claimed, Context, Decision, Facts, Private
+from openrouter_audit.core.entries import Claimed, Context, Decision, Facts, Private, ToolCall
 from openrouter_audit.journal.home import Home, Lease
 from openrouter_audit.journal.sqlite import SqliteJournal
 from openrouter_audit.reports.rows import COLUMNS
@@ -133,6 +134,27 @@ def test_show_and_export_say_what_was_claimed_beside_what_was_attributed(tmp_pat
     exported = [json.loads(line) for line in run(home, "export").stdout.splitlines()]
     assert {A: expected, B: {"claimed": {"fills": ["user_id"]}}} == {row["call_id"]: row["context"] for row in exported}
     assert {"alice", "bob"} == {row["user_id"] for row in answer(home, "report", "top-spenders")["rows"]}
+
+
+def test_show_says_which_calls_the_results_belong_to(tmp_path):
+    """The first call asked for a tool; the second brings its result, and one of which this log knows nothing."""
+    home = tmp_path / "home"
+    asked = outcome(A, tool_calls=(ToolCall(id="call_1", name="find", argument_bytes=2),))
+    record(home, (intent(A), None), (asked, None))
+    run(home, "tail")
+    record(home, (intent(B, tool_results=("call_1", "call_x")), None), (outcome(B), None))
+
+    expected = [{"tool_call_id": "call_1", "call_id": A}, {"tool_call_id": "call_x", "call_id": None}]
+    assert expected == answer(home, "show", B)["answers"]
+    assert "answers" not in answer(home, "show", A)
+    page = run(home, "show", B).stdout
+    assert f"answers tool call     call_1 of {A}" in page
+    assert "answers tool call     call_x of no call in this log" in page
+
+    assert "report_mismatch" not in run(home, "verify", "--format", "json").stdout
+    with closing(sqlite3.connect(home / "reports.db")) as reports, reports:
+        reports.execute("UPDATE tool_calls SET call_id = ?", (B,))
+    assert "what no answer asked for" in run(home, "verify", "--format", "json").stdout
 
 
 @pytest.mark.parametrize(("name", "code"), [("0" * 32, 65), ("gen-nobody", 65), ("", 64)])

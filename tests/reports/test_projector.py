@@ -10,9 +10,9 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.reports.histories import START_US, History, cost, imported, intent, outcome, ref
+from tests.reports.histories import KEY_HASH, START_US, History, cost, imported, intent, outcome, ref
 
-from openrouter_audit.core.entries import Facts
+from openrouter_audit.core.entries import Facts, ToolCall
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.reports.projector import Projector
 from openrouter_audit.reports.rows import COLUMNS
@@ -268,11 +268,11 @@ def test_of_two_projectors_the_slower_one_writes_nothing(tmp_path):
     class Overtaken(SqliteReports):
         advances = 0
 
-        def advance(self, rows, *, expected, cursor):
+        def advance(self, rows, asked=(), *, expected, cursor):
             if not self.advances:
                 history.reports().close()
             Overtaken.advances += 1
-            done = super().advance(rows, expected=expected, cursor=cursor)
+            done = super().advance(rows, asked, expected=expected, cursor=cursor)
             assert not done
             return done
 
@@ -280,6 +280,33 @@ def test_of_two_projectors_the_slower_one_writes_nothing(tmp_path):
         assert 2 == Projector(history.journal, store).project()
     assert 1 == Overtaken.advances
     assert 1 == len(every_row(history.reports()))
+
+
+def asking(call, *ids, **fields):
+    return outcome(call, tool_calls=tuple(ToolCall(id=each, name="find", argument_bytes=2) for each in ids), **fields)
+
+
+@pytest.mark.parametrize("batch_entries", [1, 2, 3_000])
+def test_a_request_with_results_finds_the_call_that_asked(tmp_path, batch_entries):
+    """
+    The last one before it; with ids that begin anew in each conversation, the one with the same key. Batches do not matter.
+    """
+    other_key = {"key_hash": "e" * 64}
+    history = History(
+        tmp_path,
+        [
+            intent(A), asking(A, "call_1", "0"), asking(A, "second-outcome"),
+            intent(B, **other_key), asking(B, "0"),
+            intent(C, tool_results=("call_1", "0", "later")), asking(C, "later"),
+        ],
+    )  # fmt: skip
+    with history.reports(batch_entries=batch_entries) as reports:
+        asked = ("call_1", "0", "later", "second-outcome")
+        assert {"call_1": A, "0": A} == reports.askers(asked, before=5, key_hash=KEY_HASH)
+        assert {"call_1": A, "0": B} == reports.askers(asked, before=5, key_hash="e" * 64)
+        assert {"call_1": A, "0": B} == reports.askers(asked, before=5, key_hash=None)
+        assert {"call_1": A, "0": A} == reports.askers(asked, before=4, key_hash="e" * 64)
+        assert {"call_1": A, "0": A, "later": C} == reports.askers(asked, before=7, key_hash=KEY_HASH)
 
 
 def test_a_gap_in_the_journal_is_not_passed_over(tmp_path):

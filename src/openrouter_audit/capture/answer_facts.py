@@ -26,6 +26,7 @@ from openrouter_audit.capture.json_text import (
     scan,
     text,
 )
+from openrouter_audit.capture.tool_calls import ToolCalls
 from openrouter_audit.core.entries import RouterAttempt
 
 MAX_ATTEMPTS = 16
@@ -87,10 +88,17 @@ class _Usage(Struct, gc=False):
     service_tier: Text | None = None
 
 
+class _Said(Struct, gc=False):
+    tool_calls: list[Raw] | None = None
+
+
 class _Choice(Struct, gc=False):
+    index: Whole | None = None
     finish_reason: Text | None = None
     native_finish_reason: Text | None = None
     error: Raw = NULL
+    message: _Said | None = None
+    delta: _Said | None = None
 
 
 class _Top(Struct, gc=False):
@@ -114,6 +122,11 @@ class _Top(Struct, gc=False):
     incomplete_details: Raw = NULL
     service_tier: Text | None = None
     openrouter_metadata: Raw = NULL
+    content: Raw = NULL
+    content_block: Raw = NULL
+    index: Whole | None = None
+    item: Raw = NULL
+    output: Raw = NULL
 
 
 class _Error(Struct, gc=False):
@@ -147,6 +160,10 @@ class Answer(Struct, eq=False):
     """A finish reason was seen."""
     priced: bool = False
     """Usage was seen."""
+    tools_offered: bool = False
+    """The request has tools, so a stream is looked through for calls of them."""
+    tool_calls: ToolCalls | None = None
+    """None where nothing that could be one was seen."""
     items_added: int = 0
     items_done: int = 0
     """Output items of a Responses stream; all done is the end of an answer that lacks its terminal event."""
@@ -198,6 +215,12 @@ class Answer(Struct, eq=False):
                 self.items_added += 1
             case "response.output_item.done":
                 self.items_done += 1
+                if self.tools_offered:
+                    self._tools().take_item(self.items_done, top.item)
+            case "content_block_start" if self.tools_offered:
+                self._tools().take_block(top.index or 0, top.content_block)
+            case "content_block_delta" if self.tools_offered:
+                self._tools().take_fragment(top.index or 0, top.delta)
             case "message_start":
                 inner = members(_Top, top.message)
                 if inner is not None:
@@ -242,10 +265,17 @@ class Answer(Struct, eq=False):
                     facts["native_finish_reason"] = choice.native_finish_reason
                 if choice.error is not NULL:
                     self._error(choice.error, "choice")
+                said = choice.message or (choice.delta if self.tools_offered else None)  # half of a call is not told
+                if said is not None and said.tool_calls:
+                    self._tools().take_chat(choice.index or 0, said.tool_calls)
         elif top.stop_reason is not None:
             self._stop_reason(top.stop_reason)
         elif top.status and (self._endpoint == "responses" or top.object == "response"):
             self._status(top.status, top)
+        if top.output is not NULL and (self.tool_calls is None or not self.tool_calls.count):
+            self._tools().take_items(top.output)  # else the stream has told them one by one
+        elif top.content is not NULL:
+            self._tools().take_items(top.content)
         if top.usage is not None:
             self._usage(top.usage)
         if top.service_tier:
@@ -312,6 +342,11 @@ class Answer(Struct, eq=False):
         for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"):
             if facts.get(name) == 0:
                 del facts[name]
+
+    def _tools(self) -> ToolCalls:
+        if self.tool_calls is None:
+            self.tool_calls = ToolCalls()
+        return self.tool_calls
 
     def _metadata(self, value: Any) -> None:
         metadata = members(_Metadata, value)

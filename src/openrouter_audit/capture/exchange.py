@@ -54,6 +54,7 @@ from openrouter_audit.capture.event_stream import (
 from openrouter_audit.capture.json_text import MAX_TEXT
 from openrouter_audit.capture.openrouter import Target, caller_of, retry_after_ms
 from openrouter_audit.capture.request_facts import MAX_PERSON, RequestFacts, read_request
+from openrouter_audit.capture.tool_calls import ALL_TOOL_MARKERS, TOOL_MARKERS
 from openrouter_audit.core.entries import CallIntent, CallOutcome, Mode, Private, RedirectHop, Status
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class CallExchange(Struct, eq=False):
             method,
             kind.endpoint,
             identity.response,
-            Answer(kind.endpoint),
+            Answer(kind.endpoint, tools_offered="tool_count" in asked.fields or body is None),
             start,
             caller.api_key,
         )
@@ -224,6 +225,8 @@ class CallExchange(Struct, eq=False):
             self._undecodable = self._decoder is None
         if status < 400 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
             markers, self._endings = _MARKERS.get(self._endpoint, (ALL_MARKERS, ALL_ENDINGS))
+            if self._answer.tools_offered:
+                markers += TOOL_MARKERS.get(self._endpoint, ALL_TOOL_MARKERS)
             self._scanner = EventScanner(markers)
             return
         length = headers.get(b"content-length")
@@ -420,6 +423,8 @@ class CallExchange(Struct, eq=False):
         answer, start, http_status = self._answer, self._start, self._status
         answer.judge_reasons()
         facts = self._facts
+        if answer.tool_calls is not None:
+            facts.update(answer.tool_calls.facts())
         if answer.failed or (http_status is not None and http_status >= 400):
             if status != "refused":
                 status = "error"

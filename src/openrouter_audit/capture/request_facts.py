@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
@@ -35,6 +36,17 @@ MAX_PAIRS = 16
 MAX_NAME = 64
 MAX_VALUE = 512
 """Of `metadata`, and so of `trace`: OpenRouter's own limits for pairs, characters of a name and characters of a value."""
+MAX_RESULT_BYTES = 2 * 1024
+"""What ids of answered tool calls may take of an entry, beside everything else at its longest."""
+MAX_LOOKED_AT = 256
+"""Messages looked at from the end."""
+END_BYTES = 128
+SMALL_BYTES = 8 * 1024
+"""Up to here two looks through the body cost less than its messages one by one."""
+_RESULT_MARKS = (b'"tool_call_id"', b'"tool_result"', b'call_output"')
+_RESULT_ITEMS = frozenset({"function_call_output", "custom_tool_call_output"})
+_worth_reading = re.compile(rb'"(?:assistant|tool|\w*call_output)"').search
+_has_list = re.compile(rb'"content":\s?\[').search
 _Person = Annotated[str, Meta(max_length=MAX_PERSON)]
 
 
@@ -91,6 +103,15 @@ class _Named(Struct, gc=False):
     user_id: Raw = NULL
 
 
+class _Message(Struct, gc=False):
+    role: Text | None = None
+    type: Text | None = None
+    tool_call_id: Text | None = None
+    call_id: Text | None = None
+    tool_use_id: Text | None = None
+    content: Raw = NULL
+
+
 class RequestFacts(Struct):
     """Fields of `CallIntent` by name, and who the body says is asking."""
 
@@ -116,9 +137,9 @@ def read_request(body: bytes) -> RequestFacts:
     if parsed.provider is not NULL:
         facts["provider"] = _preferences(parsed.provider)
     if parsed.messages is not None:
-        facts["message_count"] = len(parsed.messages)
+        _add_messages(facts, parsed.messages, body)
     elif parsed.input is not NULL and (messages := items(parsed.input)):
-        facts["message_count"] = len(messages)
+        _add_messages(facts, messages, body)
     if parsed.tools is not NULL:
         tools = items(parsed.tools)
         facts["tools"] = tuple(name for name in map(_tool_name, tools[:MAX_TOOLS]) if name)
@@ -173,6 +194,63 @@ def _add_models(facts: dict[str, Any], parsed: _Body) -> None:
     facts["models"] = tuple(model for model in map(text, asked[:MAX_MODELS]) if model)
     if len(asked) > MAX_MODELS:
         facts["model_count"] = len(asked)
+
+
+def _add_messages(facts: dict[str, Any], messages: list[Any], body: bytes) -> None:
+    """
+    How many, and the tool calls that those after the assistant's last one answer.
+
+    Read from the end: the history before it repeats what earlier calls have told. Bytes are looked at before anything is
+    parsed, and of a long message its ends, where the names of its members stand; so a request without results pays little.
+    """
+    facts["message_count"] = len(messages)
+    if len(body) <= SMALL_BYTES and not any(mark in body for mark in _RESULT_MARKS):
+        return
+    found, blocks = list[str](), None
+    for message in reversed(messages[-MAX_LOOKED_AT:]):
+        if isinstance(message, Raw):
+            ends = _ends_of(message)
+            if not _worth_reading(ends):
+                if not _has_list(ends):
+                    continue
+                if blocks is None:
+                    blocks = b'"tool_result"' in body  # once: a picture makes a message of megabytes
+                if not blocks:
+                    continue
+        answered = _answered(message)
+        if answered is None:
+            break
+        found += answered
+    if found:
+        found.reverse()
+        kept, room = list[str](), MAX_RESULT_BYTES
+        for identifier in found[:MAX_TOOLS]:
+            room -= len(identifier) + 3
+            if room < 0:
+                break
+            kept.append(identifier)
+        facts["tool_results"] = tuple(kept)
+        if len(found) > len(kept):
+            facts["tool_result_count"] = len(found)
+
+
+def _ends_of(message: Raw) -> bytes:
+    view = memoryview(message)
+    return bytes(view) if len(view) <= 2 * END_BYTES else bytes(view[:END_BYTES]) + bytes(view[-END_BYTES:])
+
+
+def _answered(message: Any) -> list[str] | None:
+    """Ids of the tool calls that one message or input item answers, the last first; None for one of the assistant."""
+    named = members(_Message, message)
+    if named is None:
+        return []
+    if named.role == "assistant":
+        return None
+    answer = named.tool_call_id if named.role == "tool" else named.call_id if named.type in _RESULT_ITEMS else None
+    if answer:
+        return [answer]
+    parts = (members(_Message, part) for part in items(named.content))
+    return [part.tool_use_id for part in parts if part and part.type == "tool_result" and part.tool_use_id][::-1]
 
 
 def _preferences(value: Any) -> ProviderPreferences | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,6 +26,7 @@ from openrouter_audit.reports.tables.sqlite import FORMAT, SqliteReports
 from openrouter_audit.verification.findings import Finding, finding
 
 _ROWS: Final = f"SELECT {', '.join(COLUMNS)} FROM calls ORDER BY call_id"  # noqa: S608 - our own column names
+_ASKED: Final = "SELECT id, outcome_index, call_id FROM tool_calls ORDER BY id, outcome_index"
 _LONGEST_VALUE: Final = 64
 
 
@@ -91,9 +93,13 @@ class ShownReports:
                     Projector(history, store, first_index=former.first_index).project(until)
             truth = open_connection(path, read_only=True)
             try:
-                if _statements(truth) != _statements(self._connection):
+                same_tables = _statements(truth) == _statements(self._connection)
+                if not same_tables:
                     yield finding("report_mismatch", "tables or views of reports.db are not those that were made")
                 yield from _differences(truth.execute(_ROWS), self._connection.execute(_ROWS))
+                asked = zip_longest(truth.execute(_ASKED), self._connection.execute(_ASKED)) if same_tables else ()
+                if any(should_be != is_ for should_be, is_ in asked):
+                    yield finding("report_mismatch", "table tool_calls of reports.db says what no answer asked for")
             finally:
                 truth.close()
 

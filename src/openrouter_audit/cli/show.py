@@ -17,6 +17,12 @@ from openrouter_audit.reports.render import csv_lines, json_text, printable
 from openrouter_audit.reports.rows import COLUMNS
 
 
+class _Answering(msgspec.Struct):
+    """What of an intent is read here."""
+
+    tool_results: tuple[str, ...] = ()
+
+
 def show(
     call: str,
     /,
@@ -46,13 +52,15 @@ def show(
             return EXIT_BAD_DATA
         (row,) = join_people(exact[:1], source.vault, context=True)
         entries = _entries_of(row, source)
+        answers = _answers(row, entries, source)
     context = row.pop("context", None)
+    more = {name: value for name, value in (("answers", answers), ("context", context)) if value}
     if format == "json":
-        print(json_text({"call": row, "entries": entries, **({"context": context} if context else {})}))
+        print(json_text({"call": row, "entries": entries} | more))
     elif format == "csv":
         sys.stdout.writelines(csv_lines(COLUMNS, [row]))
     else:
-        _print_page(row, context or {}, entries)
+        _print_page(row, answers, context or {}, entries)
     return 0
 
 
@@ -66,12 +74,27 @@ def _entries_of(row: dict[str, Any], source: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _print_page(row: dict[str, Any], context: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def _answers(row: dict[str, Any], entries: list[dict[str, Any]], source: Reading) -> list[dict[str, Any]]:
+    """The tool calls whose results the request brought, each with the call that had asked for it, where that is in the log."""
+    if row["intent_index"] is None:
+        return []
+    (intent,) = (entry["entry"] for entry in entries if entry["index"] == row["intent_index"])
+    named = msgspec.json.decode(intent, type=_Answering).tool_results
+    askers = source.reports.askers(named, before=row["intent_index"], key_hash=row["key_hash"])
+    return [{"tool_call_id": name, "call_id": askers.get(name)} for name in named]
+
+
+def _print_page(
+    row: dict[str, Any], answers: list[dict[str, Any]], context: dict[str, Any], entries: list[dict[str, Any]]
+) -> None:
     width = max(len(name) for name in COLUMNS)
     fills = context.get("claimed", {}).get("fills", ())
     for name in COLUMNS:
         if row[name] is not None:
             print(f"{name:<{width}}  {printable(row[name])}{'  (claimed)' if name in fills else ''}")
+    for one in answers:
+        asker = one["call_id"] or "no call in this log"
+        print(f"{'answers tool call':<{width}}  {one['tool_call_id']} of {asker}")
     for name, value in _lines(context):
         print(f"{name:<{width}}  {printable(value)}")
     for entry in entries:

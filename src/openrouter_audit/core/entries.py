@@ -28,6 +28,8 @@ ModelName = Annotated[
 ]
 ProviderName = Annotated[str, Meta(max_length=64, pattern=r"^(?!sk-)[A-Za-z0-9][A-Za-z0-9 ._/&()+\-]*$")]
 ToolName = Annotated[str, Meta(max_length=64, pattern=r"^(?!sk-)[A-Za-z0-9_.:\-]+$")]
+ToolCallId = Annotated[str, Meta(max_length=128, pattern=r"^(?!sk-)[A-Za-z0-9_.:|\-]+$")]
+"""An identifier with the marks that some providers put into those of tool calls: `functions.find_invoice:0`."""
 UrlPath = Annotated[str, Meta(max_length=128, pattern=r"^/[A-Za-z0-9/._~\-]*$")]
 HostPort = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9.\-\[\]:]+$")]
 Identifier = Annotated[str, Meta(max_length=128, pattern=r"^(?!sk-)[A-Za-z0-9_\-]+$")]
@@ -126,6 +128,14 @@ class RedirectHop(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: HostPort | None = None
 
 
+class ToolCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that the answer asks for. Its arguments are content and are not here."""
+
+    id: ToolCallId | None = None
+    name: ToolName | None = None
+    argument_bytes: Count | None = None
+
+
 class CallIntent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call.intent"):
     """About to send. Written before the first byte of the request leaves (P1, C24)."""
 
@@ -148,6 +158,10 @@ class CallIntent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call
     message_count: Count | None = None
     tools: Annotated[tuple[ToolName, ...], Meta(max_length=64)] = ()
     tool_count: Count | None = None
+    tool_results: Annotated[tuple[ToolCallId, ...], Meta(max_length=64)] = ()
+    """Ids of the tool calls whose results the request brings: those after the assistant's last message, and so not told before."""
+    tool_result_count: Count | None = None
+    """How many results there are, when more than fit."""
     plugins: Annotated[tuple[ToolName, ...], Meta(max_length=16)] = ()
     parameters: Parameters | None = None
     key_hash: Digest | None = None
@@ -181,6 +195,10 @@ class CallOutcome(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="cal
     provider: ProviderName | None = None
     finish_reason: Word | None = None
     native_finish_reason: Word | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=64)] = ()
+    """What the answer asks for."""
+    tool_call_count: Count | None = None
+    """How many tools, when more than fit."""
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     reasoning_tokens: Count | None = None

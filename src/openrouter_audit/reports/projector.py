@@ -24,7 +24,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from openrouter_audit.errors import JournalUnavailable
-from openrouter_audit.reports.rows import CallParts, Reading, build_row, read_entry
+from openrouter_audit.reports.rows import CallParts, OutcomeReading, Reading, build_row, read_entry
 
 BATCH_ENTRIES = 3_000
 """Entries per transaction: near a tenth of a second, so that a reader of the file never waits longer for the lock."""
@@ -50,6 +50,10 @@ class KnownCall:
     outcome_index: int | None
     cost_index: int | None
     duplicate_of: str | None
+
+
+AskedTool = tuple[str, str, int]
+"""Id of a tool call, the call whose answer asks for it, and the index of that outcome."""
 
 
 class JournalHead(Protocol):
@@ -86,8 +90,15 @@ class CallStore(Protocol):
         """By generation id, the call that named it first (the one whose row is no duplicate)."""
         ...
 
-    def advance(self, rows: Iterable[Sequence[Any]], *, expected: Cursor, cursor: Cursor) -> bool:
-        """Write the rows and the new cursor, or nothing; False where the stored cursor is no longer `expected`."""
+    def advance(
+        self, rows: Iterable[Sequence[Any]], asked: Iterable[AskedTool] = (), *, expected: Cursor, cursor: Cursor
+    ) -> bool:
+        """
+        Write the rows, what answers asked for and the new cursor, or nothing.
+
+        Returns:
+            False where the stored cursor is no longer `expected`.
+        """
         ...
 
     def start_over(self) -> None:
@@ -128,9 +139,9 @@ class Projector:
                 next_index=start + len(batch),
                 last_entry=sha256(batch[-1][1].encode()).digest(),
             )
-            rows = self._rows_of(batch)
+            rows, asked = self._rows_of(batch)
             # A crash before this line leaves the file one batch behind; the next run reads the same batch again.
-            if self._store.advance(rows, expected=cursor, cursor=after):
+            if self._store.advance(rows, asked, expected=cursor, cursor=after):
                 cursor = after
             else:
                 # Another process was first. Its rows are the same as ours would have been.
@@ -156,12 +167,13 @@ class Projector:
         self._checked = True
         return cursor
 
-    def _rows_of(self, batch: Sequence[tuple[int, str]]) -> list[tuple[Any, ...]]:
+    def _rows_of(self, batch: Sequence[tuple[int, str]]) -> tuple[list[tuple[Any, ...]], list[AskedTool]]:
         # 1. Gather what this batch says, call by call, in order of first appearance.
         self._before_recent, self._recent = self._recent, {}
         recent = self._recent
         calls: dict[str, CallParts] = {}
         claims: list[tuple[str, str]] = []
+        asked: list[AskedTool] = []
         for index, text in batch:
             reading = read_entry(text)
             if reading is None:
@@ -170,15 +182,19 @@ class Projector:
             parts = calls.get(reading.id)
             if parts is None:
                 parts = calls[reading.id] = CallParts()
-            if parts.take(index, reading) and parts.outcome is reading and parts.outcome.generation_id:
-                claims.append((parts.outcome.generation_id, reading.id))
+            if parts.take(index, reading) and parts.outcome is reading:
+                if parts.outcome.generation_id:
+                    claims.append((parts.outcome.generation_id, reading.id))
+                if type(reading) is OutcomeReading:
+                    asked += [(tool.id, reading.id, index) for tool in reading.tool_calls if tool.id]
 
         # 2. Add what earlier batches said of the same calls.
         known = self._store.known_calls(list(calls))
         for call_id, before in known.items():
             self._add_earlier(calls[call_id], before)
 
-        # 3. Decide who named a generation id first; a call whose outcome stood already has made its claim before.
+        # 3. Decide who named a generation id first; a call whose outcome stood already has made its claim before, and has
+        #    asked for its tools.
         holders = dict(self._store.holders([generation for generation, _ in claims]))
         for generation, call_id in claims:
             if call_id in known and known[call_id].outcome_index is not None:
@@ -186,7 +202,9 @@ class Projector:
             holder = holders.setdefault(generation, call_id)
             if holder != call_id:
                 calls[call_id].duplicate_of = holder
-        return [build_row(call_id, parts) for call_id, parts in calls.items()]
+        return [build_row(call_id, parts) for call_id, parts in calls.items()], [
+            one for one in asked if one[1] not in known or known[one[1]].outcome_index is None
+        ]
 
     def _add_earlier(self, parts: CallParts, before: KnownCall) -> None:
         parts.duplicate_of = before.duplicate_of

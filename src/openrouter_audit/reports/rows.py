@@ -125,6 +125,12 @@ class IntentReading(_Reading, frozen=True, gc=False, tag="call.intent"):
     request_commitment: str | None = None
 
 
+class ToolCallReading(Struct, frozen=True, gc=False):
+    """A tool that an answer asked for."""
+
+    id: str | None = None
+
+
 class OutcomeReading(_Reading, frozen=True, gc=False, tag="call.outcome"):
     status: str
     complete: bool | None = None
@@ -139,6 +145,7 @@ class OutcomeReading(_Reading, frozen=True, gc=False, tag="call.outcome"):
     provider: str | None = None
     finish_reason: str | None = None
     native_finish_reason: str | None = None
+    tool_calls: tuple[ToolCallReading, ...] = ()
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None

@@ -20,10 +20,10 @@ import apsw
 
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.sqlite import open_connection
-from openrouter_audit.reports.projector import Cursor, KnownCall
+from openrouter_audit.reports.projector import AskedTool, Cursor, KnownCall
 from openrouter_audit.reports.rows import COLUMNS, INTEGER_COLUMNS
 
-FORMAT = 1
+FORMAT = 2
 """`user_version` of the file. Raise it whenever a row would be built differently: every home then projects anew."""
 
 _TABLE = ", ".join(
@@ -41,6 +41,9 @@ _SCHEMA = (
     " model_used, prompt_tokens, completion_tokens, CAST(total_cost AS REAL) AS total_cost,"
     " CAST(latency_ms AS REAL) AS latency_ms, status, subject_ref AS user_id, prompt_hash, error_code"
     " FROM calls WHERE status <> 'open'",
+    # Which answers asked for which tools: so that a request with the results finds the call they belong to.
+    "CREATE TABLE tool_calls (id TEXT NOT NULL, outcome_index INTEGER NOT NULL, call_id TEXT NOT NULL,"
+    " PRIMARY KEY (id, outcome_index)) STRICT, WITHOUT ROWID",
     "CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL,"
     " next_index INTEGER NOT NULL, last_entry BLOB NOT NULL) STRICT",
     "INSERT INTO progress VALUES (1, '', 0, x'')",
@@ -183,7 +186,9 @@ class SqliteReports:
         except apsw.Error as error:
             raise JournalUnavailable(f"reports.db cannot be read: {error}") from error
 
-    def advance(self, rows: Iterable[Sequence[Any]], *, expected: Cursor, cursor: Cursor) -> bool:
+    def advance(
+        self, rows: Iterable[Sequence[Any]], asked: Iterable[AskedTool] = (), *, expected: Cursor, cursor: Cursor
+    ) -> bool:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -192,6 +197,9 @@ class SqliteReports:
                     connection.execute("ROLLBACK")
                     return False
                 connection.executemany(_PUT, rows)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO tool_calls (id, call_id, outcome_index) VALUES (?, ?, ?)", asked
+                )
                 connection.execute(
                     "UPDATE progress SET origin = ?, next_index = ?, last_entry = ? WHERE one = 1",
                     (cursor.origin, cursor.next_index, cursor.last_entry),
@@ -303,6 +311,26 @@ class SqliteReports:
             (name, f"{name}g", name, limit),
         )
         return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+    def askers(self, tool_call_ids: Sequence[str], *, before: int, key_hash: str | None) -> dict[str, str]:
+        """
+        By id of a tool call, the call whose answer asked for it: of several the last one before an entry.
+
+        Some providers give ids that are unique in one conversation only; a call with the same key goes before others.
+
+        Args:
+            before: Index of the entry that brings the results.
+        """
+        found = {}
+        for name in tool_call_ids:
+            row = self._connection.execute(
+                "SELECT t.call_id FROM tool_calls t JOIN calls c USING (call_id) WHERE t.id = ? AND t.outcome_index < ?"
+                " ORDER BY c.key_hash IS ? DESC, t.outcome_index DESC LIMIT 1",
+                (name, before, key_hash),
+            ).fetchone()
+            if row is not None:
+                found[name] = row[0]
+        return found
 
     def unsettled(self) -> Iterator[dict[str, Any]]:
         """Recorded calls with a generation whose bill is not known: unpriced ones first, then by age."""
