@@ -40,9 +40,11 @@ CANARIES = {
     "safety": "canarysafety-0f3e",
     "traceparent": "00-ca9a41ca9a41ca9a41ca9a41ca9a4100-ca9a41ca9a4100aa-01",
     "decision": "canarydecision-cheapest-first",
+    "title": "canarytitle-shop-of-bob@example.org",
+    "referer": "https://canaryreferer.example.org/for/bob",
 }
 IN_VAULT = {
-    "user", "session", "tenant", "purpose", "tag", "claimed", "metadata", "trace", "safety", "traceparent", "decision",
+    "user", "session", "tenant", "purpose", "tag", "claimed", "metadata", "trace", "safety", "traceparent", "decision", "title", "referer",
 }  # fmt: skip
 
 
@@ -136,7 +138,11 @@ def left_behind(tmp_path_factory):
                                     "trace": {"trace_name": CANARIES["trace"]},
                                     "safety_identifier": CANARIES["safety"],
                                 },
-                                extra_headers={"traceparent": CANARIES["traceparent"]},
+                                extra_headers={
+                                    "traceparent": CANARIES["traceparent"],
+                                    "X-Title": CANARIES["title"],
+                                    "HTTP-Referer": CANARIES["referer"],
+                                },
                             )
                             if stream:
                                 list(done)

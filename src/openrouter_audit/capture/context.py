@@ -8,17 +8,28 @@ its word wins and the claim stays beside it. All of it is free text of somebody'
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-from openrouter_audit.core.entries import Claimed, Context
+from openrouter_audit.capture.openrouter import MAX_CACHED_TEXT
+from openrouter_audit.core.entries import Application, Claimed, Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from openrouter_audit.capture.attribution import Scope
+    from openrouter_audit.core.entries import Private
 
 MAX_TRACEPARENT = 128
 """Characters; the format of today has 55."""
+MAX_TITLE = 256
+MAX_REFERER = 1024
+"""Characters kept of what an application says of itself."""
+_MAX_CACHED = 256
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
+_NOTHING_CLAIMED = Claimed()
+_applications: dict[tuple[bytes | None, ...], Application] = {}
+"""By header values. Threads may race, to no harm."""
 
 
 def context_of(
@@ -37,13 +48,52 @@ def context_of(
         claims: Further fields of `Claimed`.
     """
     traceparent = headers.get(b"traceparent")
+    title = headers.get(b"x-openrouter-title") or headers.get(b"x-title")
+    referer, categories = headers.get(b"http-referer"), headers.get(b"x-openrouter-categories")
     claimed = None
     if user or session or claims or traceparent:
         claimed = _claimed(scope, user, session, claims, traceparent)
     decision = None if scope is None else scope.decision
-    if claimed is None and decision is None:
+    application = _application(title, referer, categories) if title or referer or categories else None
+    if claimed is None and decision is None and application is None:
         return None
-    return Context(claimed=claimed, decision=decision)
+    return Context(claimed=claimed, decision=decision, application=application)
+
+
+def names_person(private: Private) -> str | None:
+    """
+    The title of the calling application, where it is who the call is for, or holds an e-mail address.
+
+    OpenRouter shows titles in public: a mistake to hear of. It may be the attributed or the claimed user.
+    """
+    context = private.context
+    if context is None or context.application is None or (title := context.application.title) is None:
+        return None
+    claimed = context.claimed or _NOTHING_CLAIMED
+    people = (private.user, claimed.user, claimed.safety_identifier, claimed.metadata.get("user_id"))
+    bare = title.strip().casefold()
+    if any(person and person.strip().casefold() == bare for person in people):
+        return title
+    return title if "@" in title and _EMAIL.search(title) else None
+
+
+def _application(title: bytes | None, referer: bytes | None, categories: bytes | None) -> Application:
+    """The same object for the same headers: a client says the same with every call."""
+    said = (title, referer, categories)
+    application = _applications.get(said)
+    if application is None:
+        application = Application(
+            title=_text(title, MAX_TITLE), referer=_text(referer, MAX_REFERER), categories=_text(categories, MAX_TITLE)
+        )
+        if sum(len(value or b"") for value in said) <= MAX_CACHED_TEXT:
+            if len(_applications) >= _MAX_CACHED:
+                _applications.clear()
+            _applications[said] = application
+    return application
+
+
+def _text(value: bytes | None, limit: int) -> str | None:
+    return value.decode("utf-8", "replace")[:limit] if value else None
 
 
 def _claimed(

@@ -14,21 +14,26 @@ import os
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from msgspec import Struct
 
 from openrouter_audit.capture.attribution import Receipt, current_scope
+from openrouter_audit.capture.context import names_person
 from openrouter_audit.capture.exchange import CallExchange, Clock, SentRequest, SystemClock
 from openrouter_audit.capture.failures import failure_of, interrupted
 from openrouter_audit.capture.grouping import Place, place_of, remember_failure
 from openrouter_audit.capture.identities import new_identity
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorder import FinishedCall, Recorder
-from openrouter_audit.core.entries import CallIntent, CallOutcome, LogLoss, Private, RedirectHop
+from openrouter_audit.core.entries import AlertRaised, CallIntent, CallOutcome, LogLoss, Private, RedirectHop
 from openrouter_audit.errors import AuditUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+MAX_ALERTS = 1_000
+"""Titles with a name in them that one process tells of; a person has understood by then."""
 
 logger = logging.getLogger("openrouter_audit")
 _CLOCK = SystemClock()
@@ -94,6 +99,8 @@ class RecordedCall(Struct, eq=False):
                 sent, identity, place=place, scope=scope, mode=mode, policy=recorder.policy, clock=clock
             )
             token = recorder.write(intent, private)
+            if private.context is not None and (title := names_person(private)) is not None:
+                _alert(recorder, intent, title)
             receipt = None if scope is None else scope.receipt(intent.id, place.attempt)
             return cls(
                 recorder, sent, place, exchange, intent, private, exchange.body, mode == "strict", token, receipt
@@ -219,6 +226,23 @@ class RecordedCall(Struct, eq=False):
             )
         except Exception as error:
             faults.count("finished", error)
+
+
+_alerted: WeakKeyDictionary[Recorder, set[str]] = WeakKeyDictionary()
+"""By recorder, the titles that it was told of: an application that has one says it with every call."""
+
+
+def _alert(recorder: Recorder, intent: CallIntent, title: str) -> None:
+    """Somebody's name is where OpenRouter shows it in public. The alert says in which call, and not the name."""
+    try:
+        known = _alerted.setdefault(recorder, set())
+        if title not in known and len(known) < MAX_ALERTS:
+            known.add(title)
+            recorder.write(
+                AlertRaised(v=1, id=os.urandom(16).hex(), at_us=intent.at_us, rule="user_id_in_title", call=intent.id)
+            )
+    except Exception as error:
+        faults.count("alert", error)  # the call itself is recorded
 
 
 def _record_loss(recorder: Recorder, clock: Clock) -> None:

@@ -433,11 +433,21 @@ class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
     arm: str | None = None
 
 
+class Application(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the calling application presents itself to OpenRouter (API.md section 3), in its headers."""
+
+    title: str | None = None
+    """`X-OpenRouter-Title`, else `X-Title`."""
+    referer: str | None = None
+    categories: str | None = None
+
+
 class Context(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a call carried beside who it was for: free text all of it, one value of the vault that is erased as one."""
 
     claimed: Claimed | None = None
     decision: Decision | None = None
+    application: Application | None = None
 
 
 class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
