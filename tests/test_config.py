@@ -104,3 +104,14 @@ def test_bytes_of_the_environment_that_are_no_text_are_no_setting(tmp_path):
     """Python hands them on as half characters, which no log can hold."""
     with pytest.raises(ConfigError, match="CAPTURE_HOSTS"):
         load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_CAPTURE_HOSTS": "a.example\udcff"})
+
+
+def test_what_a_receiver_is_told_is_off_and_its_names_are_a_closed_list(tmp_path):
+    assert not Config().otel.enabled
+    assert not Config().otel.user_ids
+    environ = {"OPENROUTER_AUDIT_OTEL_ENABLED": "true", "OPENROUTER_AUDIT_OTEL_SCHEMA": "latest"}
+    found = load_config(tmp_path / "config.toml", environ)
+    assert (True, "latest") == (found.otel.enabled, found.otel.schema)
+    assert Config().policy(mode="buffer") == found.policy(mode="buffer")  # it decides about no record
+    with pytest.raises(ConfigError, match=r"1\.36, 1\.41, latest"):
+        load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_OTEL_SCHEMA": "1.40"})

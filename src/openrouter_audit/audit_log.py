@@ -37,7 +37,7 @@ from openrouter_audit.capture.recorder import FinishedCall
 from openrouter_audit.config import Config, load_config
 from openrouter_audit.core.entries import CallIntent, CallOutcome, LogConfig, Mode
 from openrouter_audit.core.vocabulary import admit
-from openrouter_audit.errors import AlreadyInstalled, ConfigError, FlushTimeout, HomeError
+from openrouter_audit.errors import AlreadyInstalled, ConfigError, FlushTimeout, HomeError, TelemetryUnavailable
 from openrouter_audit.journal.forks import no_fork
 from openrouter_audit.journal.home import Home
 from openrouter_audit.journal.keys import load_sealing_public_key
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from openrouter_audit.enrichment.enricher import Enricher
     from openrouter_audit.journal.followers import FollowerWorker, SequencerWorker
     from openrouter_audit.reports.projection import Projection
+    from openrouter_audit.telemetry.emitter import Emitter, Export
 
 REMEMBERED_RECEIPTS: Final = 10_000
 """Receipts that may still learn a settled cost or an index; older ones keep what they know."""
@@ -68,7 +69,15 @@ class AuditLog:
     """
 
     def __init__(
-        self, home: Home, config: Config, *, mode: Mode, hosts: HostSet, sequencer: bool, enrich: bool
+        self,
+        home: Home,
+        config: Config,
+        *,
+        mode: Mode,
+        hosts: HostSet,
+        sequencer: bool,
+        enrich: bool,
+        telemetry: bool = True,
     ) -> None:
         """Use `open`."""
         self.home = home
@@ -92,6 +101,9 @@ class AuditLog:
         self._sequencing = sequencer
         self._sequencer: SequencerWorker | None = None
         self._follower: FollowerWorker | None = None
+        self._emitter: FollowerWorker | None = None
+        self._emits = telemetry and config.otel.enabled
+        self._opened_us = time.time_ns() // 1000
         self._workers_lock = threading.RLock()  # a finaliser may come here while its own thread holds it
         self._enricher = self._make_enricher() if enrich else None
         self._log_user_ids = config.capture.log_user_ids
@@ -108,6 +120,7 @@ class AuditLog:
         hosts: Iterable[str] = (),
         sequencer: bool = True,
         enrich: bool = True,
+        telemetry: bool = True,
     ) -> Self:
         """
         Open a home, and make it where there is none.
@@ -118,6 +131,7 @@ class AuditLog:
             hosts: Watched beside OpenRouter's own and those of the settings, `host` or `host:port`.
             sequencer: Whether this process may turn what is spooled into the journal. With False somebody else must.
             enrich: Whether this process asks what its calls were billed.
+            telemetry: Whether this process may tell an OpenTelemetry receiver of calls, where `otel.enabled` says that one is told.
 
         Raises:
             HomeError: The folder cannot be used; nothing is recorded.
@@ -136,6 +150,7 @@ class AuditLog:
             hosts=HostSet((*config.capture.hosts, *hosts)),
             sequencer=sequencer,
             enrich=enrich,
+            telemetry=telemetry,
         )
 
     def __enter__(self) -> Self:
@@ -255,12 +270,14 @@ class AuditLog:
                 self._start_workers()
         self._spool.end(closing=closing)
         with self._workers_lock:
-            sequencer, follower = self._sequencer, self._follower
-            self._sequencer = self._follower = None
+            sequencer, follower, emitter = self._sequencer, self._follower, self._emitter
+            self._sequencer = self._follower = self._emitter = None
         if sequencer is not None:
             sequencer.stop(max(0.0, deadline - time.monotonic()))
         if follower is not None:
             follower.stop(max(0.0, deadline - time.monotonic()))
+        if emitter is not None:  # the last: a receiver that does not answer takes all the time that is left
+            emitter.stop(max(0.0, deadline - time.monotonic()))
 
     def _note_unwatched(self) -> None:
         """Leave the names of hosts that were asked like OpenRouter and are not watched for `doctor` to find (C12)."""
@@ -290,20 +307,49 @@ class AuditLog:
         with self._workers_lock:
             if self._sequencer is None:
                 self._follower = FollowerWorker("reports", self._open_projection)
-                self._sequencer = SequencerWorker(self.home, lambda _: self._wake_follower())
+                self._sequencer = SequencerWorker(self.home, lambda _: self._wake_followers())
+                if self._emits:
+                    self._emitter = FollowerWorker("otel", self._open_emitter)
             self._sequencer.start()
-            if self._follower is not None:
-                self._follower.start()
+            for follower in (self._follower, self._emitter):
+                if follower is not None:
+                    follower.start()
 
-    def _wake_follower(self) -> None:
-        if self._follower is not None:
-            self._follower.wake()
+    def _wake_followers(self) -> None:
+        for follower in (self._follower, self._emitter):
+            if follower is not None:
+                follower.wake()
 
     def _open_projection(self) -> Projection:
         with no_fork():
             from openrouter_audit.reports.projection import Projection
 
         return Projection.open(self.home.journal_path, self.home.reports_path)
+
+    def _open_emitter(self) -> Emitter:
+        settings = self.config.otel
+
+        def make_export() -> Export:
+            try:
+                with no_fork():
+                    from openrouter_audit.telemetry.otlp import OtlpExport
+            except ImportError as error:
+                raise TelemetryUnavailable(
+                    f"[otel] needs the extra: pip install 'openrouter-audit[otel]' ({error})"
+                ) from error
+            return OtlpExport(settings.schema)
+
+        with no_fork():
+            from openrouter_audit.telemetry.emitter import Emitter
+
+        return Emitter(
+            journal=self.home.journal_path,
+            vault=self.home.vault_path,
+            place=self.home.path / "telemetry",
+            since_us=self._opened_us,
+            make_export=make_export,
+            user_ids=settings.user_ids,
+        )
 
     def _make_enricher(self) -> Enricher | None:
         settings = self.config.enrich

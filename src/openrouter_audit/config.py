@@ -50,6 +50,15 @@ class Enrich(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests to `GET /generation`, for each key."""
 
 
+class Otel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = False
+    """Tell an OpenTelemetry receiver of each finished call; where it is says the standard environment."""
+    schema: Literal["1.36", "1.41", "latest"] = "1.41"
+    """Of the GenAI conventions, none of which is stable."""
+    user_ids: bool = False
+    """Tell user ids and sessions too."""
+
+
 class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tz: str = "UTC"
 
@@ -60,6 +69,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     capture: Capture = Capture()
     content: Content = Content()
     enrich: Enrich = Enrich()
+    otel: Otel = Otel()
     report: Report = Report()
 
     def policy(self, *, mode: Mode) -> str:

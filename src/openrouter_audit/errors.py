@@ -8,6 +8,7 @@ Every exception raised on purpose.
     ├── AlreadyInstalled                 `install()` with another home
     ├── AuditUnavailable                 nothing was sent
     ├── SpoolError                       a record is not in the spool
+    ├── TelemetryUnavailable             not known to be told; it will be told again
     ├── JournalUnavailable               nothing was written
     │   └── FenceLost                    nothing was written, because somebody else wrote first
     ├── CommitUnknown                    all of it or none of it was written
@@ -50,6 +51,10 @@ class HomeError(OpenRouterAuditError):
         super().__init__(message)
         self.home = home
         """Path of the folder, as text."""
+
+
+class TelemetryUnavailable(OpenRouterAuditError):
+    """An OpenTelemetry receiver does not take what it is told, or we cannot tell; the log has it, and it will be told again."""
 
 
 class KeyMissing(OpenRouterAuditError):

@@ -9,10 +9,11 @@ its word wins and the claim stays beside it. All of it is free text of somebody'
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from openrouter_audit.capture.openrouter import MAX_CACHED_TEXT
-from openrouter_audit.core.entries import Application, Claimed, Context
+from openrouter_audit.core.entries import Application, Claimed, Context, Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,9 +56,10 @@ def context_of(
         claimed = _claimed(scope, user, session, claims, traceparent)
     decision = None if scope is None else scope.decision
     application = _application(title, referer, categories) if title or referer or categories else None
-    if claimed is None and decision is None and application is None:
+    span = None if (trace := sys.modules.get("opentelemetry.trace")) is None else _active_span(trace)
+    if claimed is None and decision is None and application is None and span is None:
         return None
-    return Context(claimed=claimed, decision=decision, application=application)
+    return Context(claimed=claimed, decision=decision, application=application, span=span)
 
 
 def names_person(private: Private) -> str | None:
@@ -75,6 +77,20 @@ def names_person(private: Private) -> str | None:
     if any(person and person.strip().casefold() == bare for person in people):
         return title
     return title if "@" in title and _EMAIL.search(title) else None
+
+
+def _active_span(trace: Any) -> Span | None:
+    """
+    Args:
+        trace: `opentelemetry.trace`, which the application has imported; we never do here. Perhaps it is half way through.
+    """
+    try:
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return None
+        return Span(trace_id=f"{context.trace_id:032x}", span_id=f"{context.span_id:016x}")
+    except Exception:
+        return None  # a span of somebody's own class, without one of these: the call is none the less recorded
 
 
 def _application(title: bytes | None, referer: bytes | None, categories: bytes | None) -> Application:

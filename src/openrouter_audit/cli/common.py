@@ -48,7 +48,7 @@ def drained(home: Path | None) -> Iterator[AuditLog]:
     Raises:
         HomeError: There is no log; reading makes none.
     """
-    with AuditLog.open(require_home(home).path, enrich=False) as audit:
+    with AuditLog.open(require_home(home).path, enrich=False, telemetry=False) as audit:
         flush(audit)
         yield audit
 
@@ -84,7 +84,7 @@ def reading(home: Path | None) -> Iterator[Reading]:
         HomeError: There is no log.
         JournalUnavailable: A database cannot be read.
     """
-    with AuditLog.open(require_home(home).path, enrich=False) as audit:
+    with AuditLog.open(require_home(home).path, enrich=False, telemetry=False) as audit:
         pending = flush(audit)
         with (
             SqliteReports.open(audit.home.reports_path, read_only=True) as reports,

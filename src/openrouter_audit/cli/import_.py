@@ -98,7 +98,7 @@ def import_(
 
 def _import(table: Table, source: str, home: Path | None) -> int:
     added = there = bad = 0
-    with AuditLog.open(home, enrich=False) as audit, progress("importing", table.rows) as tell:
+    with AuditLog.open(home, enrich=False, telemetry=False) as audit, progress("importing", table.rows) as tell:
         for piece in pieces(table):
             if flush(audit, quiet=True):
                 hint("another process has the log and does not take records in; run this again later")

@@ -442,12 +442,22 @@ class Application(Struct, frozen=True, kw_only=True, omit_defaults=True):
     categories: str | None = None
 
 
+class Span(Struct, frozen=True, kw_only=True):
+    """The OpenTelemetry span in which the application made the call."""
+
+    trace_id: str
+    """32 hex digits."""
+    span_id: str
+    """16 hex digits."""
+
+
 class Context(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a call carried beside who it was for: free text all of it, one value of the vault that is erased as one."""
 
     claimed: Claimed | None = None
     decision: Decision | None = None
     application: Application | None = None
+    span: Span | None = None
 
 
 class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
