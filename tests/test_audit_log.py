@@ -403,3 +403,50 @@ def test_workers_of_closed_logs_are_let_go(tmp_path):
         gc.collect()
         time.sleep(0.01)
     assert worker() is None
+
+
+# Tools --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_calls_of_an_agent_are_linked_by_its_tool_calls(tmp_path, openrouter, stream):
+    """
+    A real SDK: the answer asks for a tool, the next request brings the result, and the log joins the two.
+    """
+    from openrouter_audit.reports.tables.sqlite import SqliteReports
+
+    tools = [{"type": "function", "function": {"name": "find_invoice", "parameters": {"type": "object"}}}]
+    with opened(tmp_path) as audit:
+        client = openai.OpenAI(base_url=openrouter.url, api_key=KEY, http_client=audit.httpx2_client())
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=MESSAGES,
+            tools=tools,
+            stream=stream,
+            extra_headers={"X-Emulator": "finish_reason=tool_calls"},
+        )
+        if stream:
+            pieces = [call for chunk in answer for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+            call_id, name = pieces[0].id, pieces[0].function.name
+            arguments = "".join(piece.function.arguments or "" for piece in pieces)
+        else:
+            (call,) = answer.choices[0].message.tool_calls
+            call_id, name, arguments = call.id, call.function.name, call.function.arguments
+        asked = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        history = [
+            *MESSAGES,
+            {"role": "assistant", "tool_calls": [asked]},
+            {"role": "tool", "tool_call_id": call_id, "content": "canaryresult"},
+        ]
+        client.chat.completions.create(model=MODEL, messages=history, tools=tools)
+        audit.flush(30)
+        entries = check_log(audit.home)
+        (first, second), (outcome, _) = of_kind(entries, "call.intent"), of_kind(entries, "call.outcome")
+        with SqliteReports.open(audit.home.reports_path, read_only=True) as reports:
+            askers = reports.askers([call_id], before=entries.index(second), key_hash=second["key_hash"])
+        client.close()
+
+    assert [{"id": call_id, "name": name, "argument_bytes": len(arguments.encode())}] == outcome["tool_calls"]
+    assert [call_id] == second["tool_results"]
+    assert {call_id: first["id"]} == askers
+    assert "canaryresult" not in str(entries)
