@@ -16,7 +16,7 @@ import pytest
 from tests.reports.histories import cost, intent, outcome, ref
 
 from openrouter_audit.audit_log import AuditLog
-from openrouter_audit.core.entries import Claimed, Context, Decision, Facts, Private, ToolCall
+from openrouter_audit.core.entries import AlertRaised, Claimed, Context, Decision, Facts, Private, ToolCall
 from openrouter_audit.journal.home import Home, Lease
 from openrouter_audit.journal.sqlite import SqliteJournal
 from openrouter_audit.reports.rows import COLUMNS
@@ -431,6 +431,19 @@ def test_doctor_says_why_no_calls_were_seen(tmp_path):
         assert any("no calls seen because" in problem for problem in json.loads(done.stdout)["problems"])
     assert "openrouter.ai" in json.loads(nothing.stdout)["watched_hosts"]
     assert not (tmp_path / "none").exists()
+
+
+def test_doctor_says_what_each_rule_of_alerts_means(tmp_path):
+    """Of a rule that a later recorder has, the name."""
+    for number, rule in enumerate(("user_id_in_title", "user_id_in_title", "cost_mismatch", "something_new")):
+        record(tmp_path / "home", (AlertRaised(v=1, id=ref(number), at_us=1, rule=rule, call=A), None))
+    found = json.loads(run(tmp_path / "home", "doctor", "--format", "json").stdout)
+
+    assert 4 == found["alerts"]
+    (title,) = (each for each in found["problems"] if "in public" in each)
+    (costs,) = (each for each in found["problems"] if "different costs" in each)
+    assert ("2 alerts", "1 alerts") == (title[:8], costs[:8])
+    assert "1 alerts: something_new" in found["problems"]
 
 
 def test_doctor_is_content_with_a_healthy_home(tmp_path):

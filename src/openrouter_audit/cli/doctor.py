@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any, Literal
 
 from openrouter_audit.audit_log import AuditLog
@@ -16,6 +17,11 @@ from openrouter_audit.reports.render import json_text, printable
 
 EXIT_LOOK = 2
 _OPEN_TOO_LONG_US = 3_600_000_000
+_ALERTS = {
+    "cost_mismatch": "an answer and its generation record name different costs",
+    "user_id_in_title": "the title that an application sends, and OpenRouter shows in public, is a user or has an address in it",
+}
+"""What the rules of `alert.raised` mean; of one that is not here its name is said."""
 
 
 def doctor(
@@ -80,15 +86,20 @@ def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
     return findings
 
 
-def _count_kinds(journal: SqliteJournal) -> dict[str, int]:
+def _count_kinds(journal: SqliteJournal) -> Counter[str]:
+    """How many entries there are of the kinds that are looked at, and of alerts also by `alert.raised RULE`."""
     wanted = ("log.loss", "log.unreadable", "log.opened", "alert.raised")
     marks = [(kind, f'"kind":"{kind}"') for kind in wanted]
-    counts = dict.fromkeys(wanted, 0)
+    counts = Counter[str]()
     for _, text in journal.entries():
         # Entries are canonical and hold no free text, so these letters stand nowhere but in the kind.
         if '"kind":"call.' not in text:
             for kind, mark in marks:
-                counts[kind] += mark in text
+                if mark in text:
+                    counts[kind] += 1
+            if marks[-1][1] in text:
+                rule = text.partition('"rule":"')[2].partition('"')[0]
+                counts[f"alert.raised {rule}"] += 1
     return counts
 
 
@@ -159,8 +170,10 @@ def _problems(findings: dict[str, Any], kinds: dict[str, int], *, oldest_open_us
         problems.append("records were lost; the log.loss entries say how many, when and why")
     if findings["unreadable"]:
         problems.append(f"{findings['unreadable']} frames could not become entries; they are in quarantine")
-    if findings["alerts"]:
-        problems.append(f"{findings['alerts']} alerts: an answer and its generation record name different costs")
+    for name, count in kinds.items():
+        kind, _, rule = name.partition(" ")
+        if kind == "alert.raised" and rule:
+            problems.append(f"{count} alerts: {_ALERTS.get(rule, rule)}")
     if findings["unsettled_without_price"]:
         problems.append(
             f"calls without a price: {findings['unsettled_without_price']}; openrouter-audit settle asks for it"
