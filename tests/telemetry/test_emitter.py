@@ -1,6 +1,7 @@
 """The follower: each call at least once, in order, and never before the receiver has taken what was before it."""
 
 import json
+import os
 
 import pytest
 from tests.journal.homes import an_intent, an_outcome, drain, new_home, new_spool, write_calls
@@ -146,6 +147,31 @@ def test_one_of_several_tells_and_another_goes_on_when_it_is_gone(home, export):
     assert 0 < second.follow()
     assert ids == export.ids
     second.close()
+
+
+def test_a_forked_child_holds_no_lease_of_its_parent(home, export):
+    """
+    The child lives on and tells nothing; who comes after the parent can.
+    """
+    write_calls(new_spool(home), 1)
+    drain(home)
+    first = emitter_of(home, export)
+    first.follow()
+    inherited, parents = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(parents)
+        os.read(inherited, 1)
+        os._exit(0)
+    try:
+        first.close()
+        second = emitter_of(home, export)
+        assert 0 < second.follow()
+        second.close()
+    finally:
+        os.close(parents)
+        os.close(inherited)
+        os.waitpid(child, 0)
 
 
 def test_many_open_calls_are_bounded_and_told_all_the_same(home, export, monkeypatch):
