@@ -158,19 +158,22 @@ def test_a_forked_child_holds_no_lease_of_its_parent(home, export):
     first = emitter_of(home, export)
     first.follow()
     inherited, parents = os.pipe()
+    heard, said = os.pipe()
     child = os.fork()
     if not child:
         os.close(parents)
+        os.write(said, b"x")
         os.read(inherited, 1)
         os._exit(0)
     try:
+        os.read(heard, 1)  # it is in its own code by now, and has let go
         first.close()
         second = emitter_of(home, export)
         assert 0 < second.follow()
         second.close()
     finally:
-        os.close(parents)
-        os.close(inherited)
+        for descriptor in (parents, inherited, heard, said):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 
