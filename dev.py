@@ -4,11 +4,12 @@ The project's one door: sets up a development environment by itself, then runs w
 
     python3 dev.py demo [--once] [--home DIR]    the main job, end to end, against an emulated OpenRouter
     python3 dev.py test [--long] [ARGUMENTS]     checks, then all tests; further arguments go to pytest
+    python3 dev.py clients [GROUP…]              only the tests of clients that need environments of their own
     python3 dev.py check                         ruff, format, mypy strict, import-linter
     python3 dev.py exec -- COMMAND…              any command inside the environment (openai and openrouter SDKs are in it)
 
-Needs Python 3.11+ with pip, nothing else, root or not. Standard library only. What it makes is in `.venv/` and
-`.tools/`; delete them to start afresh.
+Needs Python 3.11+ with pip, nothing else, root or not. Standard library only. What it makes is in `.venv/`, `.nox/`
+and `.tools/`; delete them to start afresh.
 """
 
 from __future__ import annotations
@@ -95,14 +96,26 @@ def check() -> None:
 
 
 def test(arguments: list[str], *, long: bool) -> None:
-    """All of `check`, then pytest on every core, then the table of what was done to it; `--long` adds the long campaigns."""
+    """
+    All of `check`, pytest on every core, the groups of clients, and the table of what was done to it.
+
+    `--long` adds the long campaigns. Who gives arguments asks for certain tests: then there are no groups.
+    """
     check()
     shutil.rmtree(ROOT / "build" / "reliability", ignore_errors=True)
     selection = [] if long else ["-m", "not long"]
     spread = [] if any(part.startswith(("-n", "-x", "--pdb")) for part in arguments) else ["-n", "auto"]
     code = subprocess.call([str(PYTHON), "-m", "pytest", *selection, *spread, *arguments], cwd=ROOT)
+    if not arguments:
+        code = clients([]) or code
     run(PYTHON, "-m", "tests.campaign.results", *(["--write"] if long and not code and not arguments else []))
     raise SystemExit(code)
+
+
+def clients(groups: list[str]) -> int:
+    """Exit code of the groups named, or of all: each in its environment, see noxfile.py."""
+    chosen = ["--session", *groups] if groups else []
+    return subprocess.call([str(PYTHON), "-m", "nox", *chosen], cwd=ROOT)
 
 
 def main() -> None:
@@ -113,6 +126,8 @@ def main() -> None:
     demo.add_argument("--home", metavar="DIR", help="where the recorded home is kept (default: a new folder)")
     tests = commands.add_parser("test", help="checks and all tests")
     tests.add_argument("--long", action="store_true", help="with the campaigns that take long")
+    of_clients = commands.add_parser("clients", help="tests of clients in environments of their own")
+    of_clients.add_argument("groups", nargs="*", metavar="GROUP", help="a file of requirements/clients; default all")
     commands.add_parser("check", help="ruff, format, mypy, import-linter")
     execute = commands.add_parser("exec", help="a command inside the environment")
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -126,6 +141,8 @@ def main() -> None:
         run(PYTHON, "-m", "demo", *chosen)
     elif options.command == "test":
         test(rest, long=options.long)
+    elif options.command == "clients":
+        raise SystemExit(clients(options.groups))
     elif options.command == "check":
         check()
     else:

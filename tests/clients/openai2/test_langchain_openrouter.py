@@ -1,0 +1,38 @@
+"""langchain-openrouter: invoke and stream of its chat model, on openrouter 0.x."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from langchain_openrouter import ChatOpenRouter
+from tests.clients.recorded import KEY, MODEL, QUESTION
+
+
+@pytest.fixture(params=["bare", "attributed"])
+def model(watched, request):
+    """With the headers of an application it builds HTTP clients of its own."""
+    named = {"app_url": "https://example.com", "app_title": "Clerk"} if request.param == "attributed" else {}
+    return ChatOpenRouter(model=MODEL, api_key=KEY, base_url=watched.url, max_retries=0, **named)
+
+
+def test_invoke_and_stream_are_recorded_once(watched, model):
+    assert model.invoke(QUESTION).content
+    assert list(model.stream(QUESTION))
+
+    watched.check("success", "success")
+
+
+def test_ainvoke_and_astream_are_recorded_once(watched, model):
+    async def run():
+        assert (await model.ainvoke(QUESTION)).content
+        assert [chunk async for chunk in model.astream(QUESTION)]
+
+    asyncio.run(run())
+    watched.check("success", "success")
+
+
+def test_a_batch_over_threads_is_recorded_once(watched, model):
+    assert 4 == len(model.batch([f"{QUESTION} {number}" for number in range(4)]))
+
+    watched.check(*["success"] * 4)
