@@ -27,6 +27,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements" / "dev.txt"
 STAMP = VENV / ".set-up"
+TOOLS = ROOT / ".tools" / "uv"
 UV_RANGE = "uv>=0.13,<0.14"
 
 
@@ -44,14 +45,13 @@ def find_uv() -> Path | None:
     `pip install --target` works where the system's Python is externally managed and without the venv module. None where
     neither is to be had: plain pip does the same, more slowly.
     """
-    tools = ROOT / ".tools" / "uv"
-    local = tools / "bin" / "uv"
+    local = TOOLS / "bin" / "uv"
     on_path = shutil.which("uv")
     if on_path is not None:
         return Path(on_path)
     if not local.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]
-        if subprocess.call([*pip, str(tools), UV_RANGE], cwd=ROOT):
+        if subprocess.call([*pip, str(TOOLS), UV_RANGE], cwd=ROOT):
             return None
     return local if local.exists() else None
 
@@ -115,7 +115,8 @@ def test(arguments: list[str], *, long: bool) -> None:
 def clients(groups: list[str]) -> int:
     """Exit code of the groups named, or of all: each in its environment, see noxfile.py."""
     chosen = ["--session", *groups] if groups else []
-    return subprocess.call([str(PYTHON), "-m", "nox", *chosen], cwd=ROOT)
+    path = f"{os.environ.get('PATH', '')}{os.pathsep}{TOOLS / 'bin'}"
+    return subprocess.call([str(PYTHON), "-m", "nox", *chosen], cwd=ROOT, env={**os.environ, "PATH": path})
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ be installed has failed.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def set_up(session: nox.Session, group: str) -> None:
     """With uv, else with pip, which is slower and knows of indexes that uv does not know."""
     requirements = str(REQUIREMENTS / f"{group}.txt")
     project = ("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-    uv = shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools" / "uv" / "bin")]))
+    uv = shutil.which("uv")
     if uv is not None:
         where = ("--quiet", "--python", f"{session.bin}/python")
         try:

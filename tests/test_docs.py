@@ -90,6 +90,7 @@ def test_commands_shown_anywhere_are_those_there_are(name):
                 words = words[2:]
             assert words[0].rstrip(";") in cli.COMMANDS, line
             command = words[0].rstrip(";")
+            words = words[: words.index("--")] if "--" in words else words
             used = {word.split("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
             assert used <= options_of(command) | {f"-{count}{unit}" for count in (7, 24) for unit in "hd"}, line
 

@@ -184,6 +184,28 @@ def test_many_processes_record_into_one_home(desk, openrouter):
     assert "PROVEN" in answers
 
 
+def test_programs_are_recorded_without_code_as_told(desk, openrouter):
+    """`app.py` and `pkg` are the reader's own, and say nothing of a recorder; the function is thawed and frozen once."""
+    at_emulator(desk, openrouter)
+    how_to = page("docs/how-to/record-without-code.md")
+    theirs = """import openai
+with openai.OpenAI() as client:
+    client.chat.completions.create(model="openai/gpt-4.1-mini", messages=[{"role": "user", "content": "Hello"}])
+"""
+    (desk.folder / "app.py").write_text(theirs)
+    (desk.folder / "pkg").mkdir()
+    (desk.folder / "pkg" / "__main__.py").write_text(theirs)
+    alone, shell, strict = (body for _, body in blocks(how_to, "sh"))
+
+    assert "" == desk.sh(alone)
+    assert re.search(r"^ +3 +3 +100\.0 ", desk.sh(shell), re.MULTILINE)
+    assert "" == desk.sh(strict)
+    assert (desk.folder / "audit" / "journal.db").exists()
+    ((_, function),) = blocks(how_to, "python")
+    asked = "print(handler({'question': 'Which invoice is overdue?'}, None), audit.pending())"
+    assert desk.python(f"{function}\n{asked}", name="function.py").endswith(" 0\n")
+
+
 def test_costs_are_settled_as_told(desk, openrouter):
     at_emulator(desk, openrouter)
     desk.environment["OPENROUTER_AUDIT_ENRICH_SCOPE"] = "off"

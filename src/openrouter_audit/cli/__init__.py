@@ -18,6 +18,7 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init:init", "Make a home; any recording program does so by itself."),
+    "exec": ("exec_:exec_", "Run a command; Python processes under it are recorded, without a line of code."),
     "tail": ("tail:tail", "Show the newest calls, and go on showing them with --follow."),
     "show": ("show:show", "Show one call and its entries in the log."),
     "report": ("report:report", "Answer daily-cost, errors, top-spenders or summary."),
