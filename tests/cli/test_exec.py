@@ -98,6 +98,25 @@ def test_recording_begins_with_the_import_of_any_client(desk, library):
     assert f"[] True {library} {library}\n" == desk.run(sys.executable, "-c", program)
 
 
+def test_libraries_that_threads_import_at_once_are_all_watched(desk):
+    """
+    The first one installs the recorder, which takes a while; the other may not slip by.
+    """
+    program = """
+import importlib, threading
+together = threading.Barrier(2)
+def load(name):
+    together.wait()
+    importlib.import_module(name)
+threads = [threading.Thread(target=load, args=(name,)) for name in ("httpx", "httpx2")]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+import httpx, httpx2
+print(*(type(module.Client.__dict__["send"]).__name__ for module in (httpx, httpx2)))
+"""
+    assert "FunctionWrapper FunctionWrapper\n" == desk.run(sys.executable, "-c", program)
+
+
 def test_every_library_that_install_watches_is_waited_for(desk):
     """
     The list is written twice, for at the start of a process nothing of ours may be loaded to look it up.

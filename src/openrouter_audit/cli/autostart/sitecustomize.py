@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import RLock
 
 TYPE_CHECKING = False  # `typing` is dear at the start
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ LIBRARIES = ("aiohttp", "httpx", "httpx2", "requests")
 class _Waiting:
     """Stands among the finders of modules until one of the libraries is asked for."""
 
+    def __init__(self) -> None:
+        self._installing = RLock()
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
-        if name not in LIBRARIES or self not in sys.meta_path:
+        if name not in LIBRARIES:
             return None
-        sys.meta_path.remove(self)
-        _install()
+        with self._installing:  # a thread that imports another one meanwhile must find it watched as well
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _install()
         # Those who ask are halfway through a list that has changed under them: its new first one is asked here.
         import importlib.util
 
