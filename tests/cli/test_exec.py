@@ -98,23 +98,53 @@ def test_recording_begins_with_the_import_of_any_client(desk, library):
     assert f"[] True {library} {library}\n" == desk.run(sys.executable, "-c", program)
 
 
-def test_libraries_that_threads_import_at_once_are_all_watched(desk):
+def test_a_library_that_is_half_loaded_when_recording_begins_is_watched(desk):
     """
-    The first one installs the recorder, which takes a while; the other may not slip by.
+    One thread has loaded the first library and installs the recorder, while another thread is in the middle of a second one.
     """
+    desk.write("moments.py", "import threading\nhalfway, installed = threading.Event(), threading.Event()\n")
+    desk.write(
+        "httpx.py",
+        "import moments\nclass AsyncClient:\n  async def send(self): pass\n"
+        "moments.halfway.set(); moments.installed.wait(60)\nclass Client:\n  def send(self): pass\n",
+    )
     program = """
-import importlib, threading
-together = threading.Barrier(2)
-def load(name):
-    together.wait()
-    importlib.import_module(name)
-threads = [threading.Thread(target=load, args=(name,)) for name in ("httpx", "httpx2")]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-import httpx, httpx2
-print(*(type(module.Client.__dict__["send"]).__name__ for module in (httpx, httpx2)))
+import moments, threading
+def beside():
+    moments.halfway.wait(60)
+    import httpx2
+    moments.installed.set()
+thread = threading.Thread(target=beside)
+thread.start()
+import httpx
+thread.join()
+import httpx2
+print(*(type(module.Client.__dict__["send"]).__name__ for module in (httpx, httpx2)), type(httpx.__loader__).__name__)
 """
-    assert "FunctionWrapper FunctionWrapper\n" == desk.run(sys.executable, "-c", program)
+    assert "FunctionWrapper FunctionWrapper SourceFileLoader\n" == desk.run(sys.executable, "-c", program)
+
+
+def test_threads_that_import_what_the_recorder_needs_do_not_wait_for_each_other(desk):
+    """
+    One thread is inside a module that the recorder imports, and needs another module, while a client is loaded beside it.
+    """
+    desk.write("app/moments.py", "import threading\nhalfway = threading.Event()\n")
+    desk.write("app/needed.py", "")
+    desk.write("app/wrapt.py", "import moments, time\nmoments.halfway.set(); time.sleep(2)\nimport needed\n")
+    program = """
+import moments, threading
+def beside():
+    moments.halfway.wait(60)
+    import httpx2
+    print("loaded")
+thread = threading.Thread(target=beside)
+thread.start()
+import wrapt
+thread.join()
+"""
+    process = desk.start(sys.executable, desk.write("app/main.py", program))
+    out, _ = process.communicate(timeout=120)
+    assert (0, "loaded\n") == (process.returncode, out)
 
 
 def test_every_library_that_install_watches_is_waited_for(desk):
@@ -414,15 +444,16 @@ def test_a_python_that_has_no_recorder_says_so_and_goes_on(desk):
     A script may start one of another environment: it would be recorded by nobody, and somebody should know.
     """
     venv.create(desk.folder / "other")
-    program = "try:\n  import httpx\nexcept ModuleNotFoundError as error:\n  print(error)"
+    desk.write("httpx.py", "print('loaded')")
     done = subprocess.run(
-        [desk.folder / "other" / "bin" / "python", "-c", program],
+        [desk.folder / "other" / "bin" / "python", "-c", "import httpx"],
+        cwd=desk.folder,
         env={**desk.environment, "OPENROUTER_AUDIT_AUTO": "1", "PYTHONPATH": str(AUTOSTART)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (0, "No module named 'httpx'\n") == (done.returncode, done.stdout)
+    assert (0, "loaded\n") == (done.returncode, done.stdout)
     (line,) = done.stderr.splitlines()
     assert line.endswith("is not recorded: No module named 'openrouter_audit'")
 

@@ -23,30 +23,59 @@ LIBRARIES = ("aiohttp", "httpx", "httpx2", "requests")
 """Whichever is imported first, `install` sees to all of them."""
 
 
-class _Waiting:
-    """Stands among the finders of modules until one of the libraries is asked for."""
+class _Finder:
+    """
+    Stands before the finders of modules, and has whoever loads a library begin recording when it is loaded.
 
-    def __init__(self) -> None:
-        self._installing = RLock()
+    Nothing of ours is imported while a module is looked for: Python holds a lock then which other threads wait for in the
+    middle of imports that ours may need.
+    """
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
-        if name not in LIBRARIES:
-            return None
-        with self._installing:  # a thread that imports another one meanwhile must find it watched as well
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-                _install()
-        # Those who ask are halfway through a list that has changed under them: its new first one is asked here.
-        import importlib.util
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name in LIBRARIES and self in sys.meta_path:
+            for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+                look: Any = getattr(finder, "find_spec", None)
+                spec = None if look is None else look(name, path, target)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        spec.loader = _Loader(spec.loader)
+                    return spec
+        return None
 
-        return importlib.util.find_spec(name)
+
+class _Loader:
+    """In the place of a library's loader until it loads."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _record()
 
 
-def _install() -> None:
+_lock = RLock()
+_begun = False
+
+
+def _record() -> None:
+    """A library is there: begin or, where recording has begun while this one was half loaded, take it in."""
+    global _begun  # noqa: PLW0603 - a process begins once
     try:
-        import openrouter_audit
+        with _lock:
+            import openrouter_audit
+            from openrouter_audit import audit_log
+            from openrouter_audit.capture import transports
 
-        openrouter_audit.install()
+            if not _begun:
+                _begun = True
+                openrouter_audit.install()
+            elif (audit := audit_log.installed()) is not None:
+                transports.instrument(audit, audit.hosts)
     except Exception as error:
         _say(error)
 
@@ -59,10 +88,9 @@ def _say(error: Exception) -> None:
 
 
 def _begin() -> None:
+    sys.meta_path.insert(0, _Finder())
     if any(name in sys.modules for name in LIBRARIES):
-        _install()
-    else:
-        sys.meta_path.insert(0, _Waiting())
+        _record()
 
 
 def _load_own() -> None:
