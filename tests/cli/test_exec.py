@@ -106,7 +106,7 @@ def test_a_library_that_is_half_loaded_when_recording_begins_is_watched(desk):
     desk.write(
         "httpx.py",
         "import moments\nclass AsyncClient:\n  async def send(self): pass\n"
-        "moments.halfway.set(); moments.installed.wait(60)\nclass Client:\n  def send(self): pass\n",
+        "moments.halfway.set(); moments.installed.wait(2)\nclass Client:\n  def send(self): pass\n",
     )
     program = """
 import moments, threading
@@ -121,7 +121,8 @@ thread.join()
 import httpx2
 print(*(type(module.Client.__dict__["send"]).__name__ for module in (httpx, httpx2)), type(httpx.__loader__).__name__)
 """
-    assert "FunctionWrapper FunctionWrapper SourceFileLoader\n" == desk.run(sys.executable, "-c", program)
+    out, err = desk.start(sys.executable, "-c", program).communicate(timeout=120)
+    assert "FunctionWrapper FunctionWrapper SourceFileLoader\n" == out, err
 
 
 def test_threads_that_import_what_the_recorder_needs_do_not_wait_for_each_other(desk):

@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # `typing` is dear at the start
 if TYPE_CHECKING:
     from typing import Any
 
-LIBRARIES = ("aiohttp", "httpx", "httpx2", "requests")
+LIBRARIES = ("aiohttp", "httpx", "httpx2", "requests", "websockets.client")
 """Whichever is imported first, `install` sees to all of them."""
 
 
