@@ -204,7 +204,7 @@ class AuditLog:
         return explicit.audited_client(httpx2, "async", self, self.hosts, **options)
 
     def wrap(self, client: T) -> T:
-        """Record the calls of an existing client, or of the client that an SDK object holds; returns the same object."""
+        """Record the calls of an existing client or session, or of the client in an SDK object; returns the same object."""
         return explicit.wrap(client, self, self.hosts)
 
     def watches(self, base_url: str) -> bool:
@@ -432,7 +432,7 @@ def install(
     home: str | os.PathLike[str] | None = None, *, hosts: Iterable[str] = (), mode: Mode | None = None
 ) -> AuditLog:
     """
-    Record every call that this process makes to OpenRouter through httpx or httpx2, from now on.
+    Record every call that this process makes to OpenRouter through httpx, httpx2, aiohttp or requests, from now on.
 
     Covers existing clients and future ones, and so the SDKs built on them. Idempotent.
 

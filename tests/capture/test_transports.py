@@ -587,3 +587,23 @@ def test_a_call_is_gone_from_memory_once_it_is_over(server):
             post(client, server.url)
         assert 20 == len(recorder.outcomes)
     assert alive() <= before
+
+
+def test_a_module_that_only_has_the_name_of_a_library_is_imported_as_ever(tmp_path):
+    """
+    An application's own `requests.py`, or a library that has changed: its import goes on, and a log line says it once.
+    """
+    (tmp_path / "requests.py").write_text("WISHES = ['more']\n")
+    program = f"""
+import logging, sys
+sys.path[:0] = {[str(tmp_path), *sys.path]!r}
+logging.basicConfig(level=logging.WARNING)
+from openrouter_audit.capture.transports import instrument
+from openrouter_audit.capture.hosts import HostSet
+from tests.capture.recording import FakeRecorder
+instrument(FakeRecorder(), HostSet())
+import requests
+assert ["more"] == requests.WISHES
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, capture_output=True, text=True)
+    assert 1 == done.stderr.count("requests is not recorded: it has no send")

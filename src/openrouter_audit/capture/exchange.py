@@ -136,6 +136,8 @@ class CallExchange(Struct, eq=False):
     _status: int | None = None
     _chunks: int = 0
     _size: int = 0
+    _raw_bytes: int | None = None
+    """What came off the wire, where the pieces are something else."""
     _expected: int | None = None
     _first_byte: int | None = None
     _first_token: int | None = None
@@ -307,6 +309,29 @@ class CallExchange(Struct, eq=False):
         self._read(content)
         return self.end_of_body()
 
+    def missed(self, size: int) -> None:
+        """
+        The beginning of the body went by unseen: there is nothing to commit to (C8), and an encoding cannot be undone.
+
+        Told after the head.
+        """
+        self._size += size
+        self._commitment = None
+        if self._decoder is not None:
+            self._decoder, self._undecodable = None, True
+
+    def comes_decoded(self, raw_bytes: int) -> None:
+        """
+        The pieces are not the raw ones: there is nothing to commit to (C8), and their sizes say nothing.
+
+        Told after the head, and again as more has come.
+
+        Args:
+            raw_bytes: What has come off the wire by now.
+        """
+        self._raw_bytes = raw_bytes
+        self._decoder, self._undecodable, self._commitment, self._expected = None, False, None, None
+
     def end_of_body(self) -> CallOutcome | None:
         """The body came to its end by itself."""
         if self.over:
@@ -450,7 +475,7 @@ class CallExchange(Struct, eq=False):
             first_byte_us=None if self._first_byte is None else (self._first_byte - start) // 1000,
             first_token_us=None if self._first_token is None else (self._first_token - start) // 1000,
             last_byte_us=None if self._last_byte is None else (self._last_byte - start) // 1000,
-            response_bytes=self._size if seen else None,
+            response_bytes=(self._size if self._raw_bytes is None else self._raw_bytes) if seen else None,
             chunks=self._chunks if seen else None,
             response_commitment=None if self._commitment is None else self._commitment.hexdigest(),
             **facts,

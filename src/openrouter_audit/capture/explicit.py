@@ -7,9 +7,14 @@ takes one. An existing client, or an SDK object that holds one, is watched in pl
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from openrouter_audit.capture.transports import Watch
+import wrapt
+
+from openrouter_audit.capture import aiohttp_sessions, requests_sessions
+from openrouter_audit.capture.httpx_clients import send, send_async
+from openrouter_audit.capture.watch import Watch
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,13 +41,13 @@ def audited_client(
 
         class AuditedClient(module.Client):  # type: ignore[misc, name-defined]
             def send(self, *args: Any, **kwargs: Any) -> Any:
-                return watch.send(super().send, args, kwargs)
+                return send(watch, self, super().send, args, kwargs)
 
         return AuditedClient(**options)
 
     class AuditedAsyncClient(module.AsyncClient):  # type: ignore[misc, name-defined]
         async def send(self, *args: Any, **kwargs: Any) -> Any:
-            return await watch.send_async(super().send, args, kwargs)
+            return await send_async(watch, self, super().send, args, kwargs)
 
     return AuditedAsyncClient(**options)
 
@@ -51,58 +56,65 @@ def wrap(client: T, recorder: Recorder, hosts: HostSet) -> T:
     """
     Watch an existing client and give it back.
 
-    Takes a client of either library, an SDK object of OpenAI's or Anthropic's kind, or OpenRouter's SDK object.
+    Takes a client of `httpx` or `httpx2`, a session of `aiohttp` or `requests`, an SDK object of OpenAI's or Anthropic's
+    kind, or OpenRouter's SDK object.
 
     Raises:
         TypeError: No client of a known library was found in it.
     """
     found = _clients_in(client)
     if not found:
-        raise TypeError(f"{type(client).__module__}.{type(client).__qualname__} holds no client of httpx or httpx2")
+        raise TypeError(
+            f"{type(client).__module__}.{type(client).__qualname__} holds no client of httpx, httpx2, aiohttp or requests"
+        )
     watch = Watch(recorder, hosts)
-    for held in found:
-        _watch_one(held, watch)
+    for held, (name, sent) in found:
+        _watch_one(held, name, sent, watch)
     return client
 
 
-def _watch_one(client: Any, watch: Watch) -> None:
-    if _MARK in client.__dict__:
-        client.__dict__[_MARK].point(watch.recorder, watch.hosts)
+def _watch_one(client: Any, name: str, sent: Any, watch: Watch) -> None:
+    # Not set as attributes: `aiohttp` warns of those that are not its own.
+    own = client.__dict__
+    if _MARK in own:
+        own[_MARK].point(watch.recorder, watch.hosts)
         return
-    original = client.send
-    if _is_async(client):
 
-        async def send_async(*args: Any, **kwargs: Any) -> Any:
-            return await watch.send_async(original, args, kwargs)
+    def through(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return sent(watch, client, wrapped, args, kwargs)
 
-        client.send = send_async
-    else:
-
-        def send(*args: Any, **kwargs: Any) -> Any:
-            return watch.send(original, args, kwargs)
-
-        client.send = send
-    client.__dict__[_MARK] = watch
+    own[name], own[_MARK] = wrapt.FunctionWrapper(getattr(client, name), through), watch
 
 
-def _clients_in(holder: Any) -> list[Any]:
-    if _is_client(holder):
-        return [holder]
+_KINDS = {
+    ("httpx", "Client"): ("send", send),
+    ("httpx2", "Client"): ("send", send),
+    ("httpx", "AsyncClient"): ("send", send_async),
+    ("httpx2", "AsyncClient"): ("send", send_async),
+    ("aiohttp", "ClientSession"): ("_request", aiohttp_sessions.send),
+    ("requests", "Session"): ("send", requests_sessions.send),
+}
+"""Library and class of a client -> its function that everything goes through, and what stands in its place."""
+
+
+def _clients_in(holder: Any) -> list[tuple[Any, tuple[str, Any]]]:
+    kind = _kind_of(holder)
+    if kind is not None:
+        return [(holder, kind)]
     settings = getattr(holder, "sdk_configuration", None)
     candidates = (
         getattr(holder, "_client", None),
         getattr(settings, "client", None),
         getattr(settings, "async_client", None),
     )
-    return [candidate for candidate in candidates if candidate is not None and _is_client(candidate)]
+    kinds = [(candidate, _kind_of(candidate)) for candidate in candidates]
+    return [(candidate, kind) for candidate, kind in kinds if kind is not None]
 
 
-def _is_client(value: Any) -> bool:
-    return hasattr(value, "send") and any(
-        base.__name__ in {"Client", "AsyncClient"} and base.__module__.partition(".")[0] in {"httpx", "httpx2"}
-        for base in type(value).__mro__
-    )
-
-
-def _is_async(client: Any) -> bool:
-    return any(base.__name__ == "AsyncClient" for base in type(client).__mro__)
+def _kind_of(value: Any) -> tuple[str, Any] | None:
+    for base in type(value).__mro__:
+        library = base.__module__.partition(".")[0]
+        kind = _KINDS.get((library, base.__name__))
+        if kind is not None and (library != "aiohttp" or aiohttp_sessions.is_known(sys.modules[library])):
+            return kind
+    return None

@@ -8,20 +8,46 @@ neither need be imported here. An exception's text may hold anything and is neve
 from __future__ import annotations
 
 import ssl
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FailureKind = Literal["timeout", "connect", "tls", "truncated", "decode", "cancelled", "other"]
 
 _KINDS: tuple[tuple[str, FailureKind], ...] = (
     ("TimeoutException", "timeout"),
+    ("Timeout", "timeout"),
+    ("NewConnectionError", "connect"),
+    ("TimeoutError", "timeout"),
+    ("SSLError", "tls"),
+    ("ClientSSLError", "tls"),
     ("ConnectError", "connect"),
+    ("ClientConnectorError", "connect"),
     ("ProxyError", "connect"),
+    ("ConnectionRefusedError", "connect"),
     ("DecodingError", "decode"),
+    ("ContentDecodingError", "decode"),
+    ("ContentEncodingError", "decode"),
+    ("DecodeError", "decode"),
     ("RemoteProtocolError", "truncated"),
     ("NetworkError", "truncated"),
+    ("ServerDisconnectedError", "truncated"),
+    ("ClientOSError", "truncated"),
+    ("ClientPayloadError", "truncated"),
+    ("ChunkedEncodingError", "truncated"),
+    ("ProtocolError", "truncated"),
+    ("IncompleteRead", "truncated"),
+    ("ConnectionResetError", "truncated"),
+    ("BrokenPipeError", "truncated"),
     ("CancelledError", "cancelled"),
     ("Cancelled", "cancelled"),
 )
+"""By name of a class, of `httpx`, `aiohttp`, `requests`, `urllib3` and the standard library; the first that fits counts."""
+_DEPTH = 8
+"""How far causes are followed."""
+_VAGUE = frozenset({"RequestException", "ClientPayloadError"})
+"""Raised for whatever went wrong below: what they were raised from says more."""
 
 
 class Failure(NamedTuple):
@@ -35,11 +61,25 @@ class Failure(NamedTuple):
 def failure_of(error: BaseException) -> Failure:
     """Classify an exception that came out of sending a request or reading its answer."""
     name = type(error).__name__
-    lineage = {base.__name__ for base in type(error).__mro__}
+    lineage = _lineage(error)
+    kind = _kind_of(lineage)
+    if not _VAGUE.isdisjoint(lineage) and kind not in {"timeout", "tls"}:
+        below = [_kind_of(_lineage(cause)) for cause in _causes(error)]
+        kind = next((found for found in below if found is not None), kind)
+    if kind is None:
+        kind = "other" if isinstance(error, Exception) else "cancelled"
+    return Failure("tls" if kind == "connect" and _over_tls(error) else kind, name)
+
+
+def _lineage(error: BaseException) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}
+
+
+def _kind_of(lineage: set[str]) -> FailureKind | None:
     for base, kind in _KINDS:
         if base in lineage:
-            return Failure("tls" if kind == "connect" and _over_tls(error) else kind, name)
-    return Failure("other" if isinstance(error, Exception) else "cancelled", name)
+            return kind
+    return None
 
 
 def interrupted(error: BaseException | None) -> bool:
@@ -48,10 +88,14 @@ def interrupted(error: BaseException | None) -> bool:
 
 
 def _over_tls(error: BaseException) -> bool:
-    seen = 0
-    cause: BaseException | None = error
-    while cause is not None and seen < 8:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause, seen = cause.__cause__ or cause.__context__, seen + 1
-    return False
+    return isinstance(error, ssl.SSLError) or any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What an exception was raised from, nearest first."""
+    cause = error.__cause__ or error.__context__
+    for _ in range(_DEPTH):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__

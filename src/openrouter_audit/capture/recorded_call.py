@@ -160,6 +160,25 @@ class RecordedCall(Struct, eq=False):
         """The body, where somebody had read it before it could be watched."""
         self._tell("body", lambda: self._exchange.known_body(content, raw_bytes=raw_bytes, encoded=encoded))
 
+    def missed(self, size: int) -> None:
+        """The body's first bytes went to somebody else, before it could be watched."""
+        try:
+            self._exchange.missed(size)
+        except Exception as error:
+            faults.count("body", error)
+
+    def comes_decoded(self, raw_bytes: int) -> None:
+        """
+        The pieces are not as they came off the wire: the client library has undone an encoding.
+
+        Args:
+            raw_bytes: What has come off the wire by now, as the library counts it.
+        """
+        try:
+            self._exchange.comes_decoded(raw_bytes)
+        except Exception as error:
+            faults.count("body", error)
+
     def end(self) -> None:
         """The body ended by itself."""
         self._tell("end", self._exchange.end_of_body)

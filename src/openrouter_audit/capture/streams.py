@@ -61,7 +61,7 @@ def watched_sync(module: ModuleType) -> type[Any]:
         def __del__(self) -> None:
             call = self.__dict__.get("_call")
             if call is not None and not call.over:
-                _lost(call)
+                lost(call)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(_inner(self, name), name)
@@ -114,7 +114,7 @@ def watched_async(module: ModuleType) -> type[Any]:
         def __del__(self) -> None:
             call = self.__dict__.get("_call")
             if call is not None and not call.over:
-                _lost(call)
+                lost(call)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(_inner(self, name), name)
@@ -129,10 +129,15 @@ async def in_thread(blocking: Any) -> None:
     await anyio.to_thread.run_sync(blocking)
 
 
-def _lost(call: RecordedCall) -> None:
-    """The last reference is gone. Runs inside the garbage collector, perhaps while the interpreter ends."""
+def lost(call: RecordedCall, *, interrupted: bool = False) -> None:
+    """
+    The last reference is gone. Runs inside the garbage collector, perhaps while the interpreter ends.
+
+    Args:
+        interrupted: The last read was cancelled, and none came after it.
+    """
     try:
-        call.closed()
+        call.closed(KeyboardInterrupt() if interrupted else None)
     except BaseException:
         return  # nobody is there to be told
 
