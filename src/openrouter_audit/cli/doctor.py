@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from openrouter_audit.audit_log import AuditLog
 from openrouter_audit.capture.hosts import HostSet
+from openrouter_audit.capture.watch import WEBSOCKET_NOT_RECORDED
 from openrouter_audit.cli.common import HomeOption, Reading, now_us, reading
 from openrouter_audit.journal.home import Home, Lease
 from openrouter_audit.journal.spool import BODIES_SHARE, WARN_SHARE
@@ -20,6 +21,7 @@ _OPEN_TOO_LONG_US = 3_600_000_000
 _ALERTS = {
     "cost_mismatch": "an answer and its generation record name different costs",
     "user_id_in_title": "the title that an application sends, and OpenRouter shows in public, is a user or has an address in it",
+    WEBSOCKET_NOT_RECORDED: "a program connected to a watched host by WebSocket, and nothing of that is recorded",
 }
 """What the rules of `alert.raised` mean; of one that is not here its name is said."""
 
@@ -75,6 +77,7 @@ def _examine(source: Reading, lease_holder: int | None) -> dict[str, Any]:
         "losses_not_entered": sum(page.lost for page in pages),
         "unreadable": kinds["log.unreadable"],
         "alerts": kinds["alert.raised"],
+        "websockets_not_recorded": kinds[f"alert.raised {WEBSOCKET_NOT_RECORDED}"],
         "unsettled": unsettled,
         "unsettled_without_price": unpriced,
         "lease_holder": lease_holder,
@@ -92,7 +95,7 @@ def _count_kinds(journal: SqliteJournal) -> Counter[str]:
     marks = [(kind, f'"kind":"{kind}"') for kind in wanted]
     counts = Counter[str]()
     for _, text in journal.entries():
-        # Entries are canonical and hold no free text, so these letters stand nowhere but in the kind.
+        # Entries are canonical and hold no free text, so these letters stand nowhere but in the kind, or the rule.
         if '"kind":"call.' not in text:
             for kind, mark in marks:
                 if mark in text:
