@@ -514,6 +514,27 @@ def test_a_name_that_nobody_knows_is_a_failure_to_connect():
     assert [("error", "connect")] == [(outcome.status, outcome.error_type) for outcome in recorder.outcomes]
 
 
+def test_what_the_caller_was_handling_says_nothing_of_the_call(server):
+    """
+    A second try in the handler of a time-out, or of a connection that was cut, is a failure of its own kind.
+    """
+    recorder = FakeRecorder()
+    server.answer(302, [(b"location", b"/api/v1/elsewhere"), (b"content-length", b"0")], [])
+
+    def action(session, url):
+        try:
+            raise TimeoutError
+        except TimeoutError:
+            try:
+                refused(session, url)
+            except requests.exceptions.ConnectionError:
+                session.post(url, json=BODY)
+
+    assert requests.exceptions.TooManyRedirects is twins(action, server, recorder)[0]
+    assert ["connect", None] == [outcome.error_type for outcome in recorder.outcomes]
+    assert ["error", "error"] == [outcome.status for outcome in recorder.outcomes]
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_the_commitment_is_over_the_raw_bytes(server, framing):
     """

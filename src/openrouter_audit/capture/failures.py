@@ -64,7 +64,7 @@ def failure_of(error: BaseException) -> Failure:
     lineage = _lineage(error)
     kind = _kind_of(lineage)
     if not _VAGUE.isdisjoint(lineage) and kind not in {"timeout", "tls"}:
-        below = [_kind_of(_lineage(cause)) for cause in _causes(error)]
+        below = [_kind_of(_lineage(cause)) for cause in _wrapped(error)]
         kind = next((found for found in below if found is not None), kind)
     if kind is None:
         kind = "other" if isinstance(error, Exception) else "cancelled"
@@ -85,6 +85,21 @@ def _kind_of(lineage: set[str]) -> FailureKind | None:
 def interrupted(error: BaseException | None) -> bool:
     """Whether a close happens because of this exception, which means that the caller was stopped and did not choose to."""
     return error is not None and not isinstance(error, (Exception, GeneratorExit))
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """
+    What an exception was made of, nearest first: its cause, or its first argument as `requests` has it.
+
+    Not its context: what a caller was handling when it called says nothing of the call.
+    """
+    for _ in range(_DEPTH):
+        first = error.args[0] if error.args else None
+        inner = error.__cause__ or first
+        if not isinstance(inner, BaseException):
+            return
+        yield inner
+        error = inner
 
 
 def _over_tls(error: BaseException) -> bool:

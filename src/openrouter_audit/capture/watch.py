@@ -138,8 +138,10 @@ class Watch:
     def websocket(self, scheme: str, host: str, port: int | None, path: str) -> None:
         """A client that sends no request of HTTP libraries is about to open a WebSocket. Never raises."""
         try:
+            if port == _DEFAULT_PORTS.get(scheme):
+                port = None
             if self._watches(scheme, host, port, path):
-                self._alert(host if port is None or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}")
+                self._alert(host if port is None else f"{host}:{port}")
         except Exception as error:
             faults.count("websocket", error)
 
