@@ -3,6 +3,8 @@ Every exception raised on purpose.
 
     OpenRouterAuditError
     ├── ConfigError (ValueError)         settings nobody can act on; nothing was started
+    │   └── PatternError                 a pattern of one's own was refused
+    ├── ExtraMissing (ImportError)       what was asked for needs an extra that is not installed
     ├── HomeError                        the home folder cannot be used
     ├── KeyMissing                       a key is needed and was not given
     ├── AlreadyInstalled                 `install()` with another home
@@ -42,6 +44,22 @@ class ConfigError(OpenRouterAuditError, ValueError):
         super().__init__(message)
         self.setting = setting
         """Dotted name as in `config.toml`, for example `enrich.scope`; None where no single one is at fault."""
+
+
+class PatternError(ConfigError):
+    """A pattern of one's own for redaction was refused; nothing is redacted by a policy that holds it."""
+
+    def __init__(self, *, name: str, reason: str) -> None:
+        super().__init__(f"the pattern {name!r} is refused: {reason}", setting="redact.patterns")
+        self.name, self.reason = name, reason
+
+
+class ExtraMissing(OpenRouterAuditError, ImportError):
+    """A library of an extra is not installed; nothing was done, and nothing was kept unredacted in its stead."""
+
+    def __init__(self, *, extra: str, library: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'openrouter-audit[{extra}]'")
+        self.extra, self.library = extra, library
 
 
 class HomeError(OpenRouterAuditError):
