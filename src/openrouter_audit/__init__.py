@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from openrouter_audit.capture.attribution import carry as carry
     from openrouter_audit.completion import AuditEntry as AuditEntry
     from openrouter_audit.completion import audited_completion as audited_completion
+    from openrouter_audit.core.redaction import redact as redact
+    from openrouter_audit.core.redaction import redact_pii as redact_pii
 
 _HOMES = {
     "AuditLog": "audit_log",
@@ -27,6 +29,8 @@ _HOMES = {
     "carry": "capture.attribution",
     "AuditEntry": "completion",
     "audited_completion": "completion",
+    "redact": "core.redaction",
+    "redact_pii": "core.redaction",
 }
 __all__ = [
     "AuditEntry",
@@ -37,6 +41,8 @@ __all__ = [
     "audited_completion",
     "carry",
     "install",
+    "redact",
+    "redact_pii",
     "uninstall",
 ]
 

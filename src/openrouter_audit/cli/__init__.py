@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "publish": ("publish:publish", "Write the log as files that a stranger can check without this program."),
     "backup": ("backup:backup", "Copy the home while programs record, and prove the copy."),
     "recover": ("recover:recover", "Go on after a restore or the loss of a file, and record what is lost."),
+    "redact": ("redact:redact", "Show what redaction leaves of a file, and what it found."),
     "emulator": ("emulator:emulator", "Serve an emulated OpenRouter on this machine, with books."),
 }
 """By name: module and function, and what the list of commands says."""

@@ -14,3 +14,5 @@ from openrouter_audit.core.redaction.policy import Policy as Policy
 from openrouter_audit.core.redaction.redactor import Redactor as Redactor
 from openrouter_audit.core.redaction.redactor import redact as redact
 from openrouter_audit.core.redaction.redactor import redact_pii as redact_pii
+from openrouter_audit.core.redaction.walker import RedactedBody as RedactedBody
+from openrouter_audit.core.redaction.walker import redact_json as redact_json

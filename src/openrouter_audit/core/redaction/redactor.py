@@ -227,7 +227,9 @@ class Redactor(Generic[AnyStr]):
 
     def _count(self, text: bytes | bytearray) -> int:
         """Its length as the caller counts."""
-        return len(text.translate(None, _CONTINUATION)) if self._is_text else len(text)
+        if not self._is_text or text.isascii():
+            return len(text)
+        return len(text.translate(None, _CONTINUATION))
 
 
 def as_bytes(text: str | bytes) -> bytes:

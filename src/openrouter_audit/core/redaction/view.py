@@ -27,7 +27,7 @@ class Span(NamedTuple):
 class View:
     """Bytes, how far one may look, and what is done."""
 
-    __slots__ = ("end", "floor", "looked_at", "text")
+    __slots__ = ("end", "floor", "looked_at", "text", "token_end")
 
     def __init__(self, text: bytes, floor: int, end: int) -> None:
         self.text = text
@@ -36,6 +36,8 @@ class View:
         self.end = end
         self.looked_at = 0
         """Up to here a judgement has seen all there is, whether it found something or not."""
+        self.token_end = 0
+        """Up to here goes a long word with dots that is known to be no token."""
 
     def is_free(self, at: int, joined: frozenset[int]) -> bool:
         """Whether what begins at `at` is not the rest of a longer word of these bytes."""
