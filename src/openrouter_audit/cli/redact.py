@@ -58,8 +58,6 @@ def redact(
 def _print_json(done: RedactedBody) -> None:
     import json
 
-    findings = [
-        {"class": each.kind, "start": each.start, "end": each.end, "path": each.path} for each in done.findings
-    ]
+    findings = [{"class": each.kind, "start": each.start, "end": each.end, "path": each.path} for each in done.findings]
     shown = {"redacted": done.body.decode("utf-8", "replace"), "counts": done.counts, "findings": findings}
     print(json.dumps(shown, ensure_ascii=False, indent=2).encode("utf-8", "replace").decode())

@@ -260,7 +260,9 @@ def _compile_own(own: OwnPattern) -> Any:
     try:
         compiled = library.compile(own.pattern, options)
     except (library.error, UnicodeError) as error:
-        reason = error.args[0].decode("utf-8", "replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        reason = (
+            error.args[0].decode("utf-8", "replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        )
         raise PatternError(name=own.name, reason=reason) from error
     if compiled.search("") is not None:
         raise PatternError(name=own.name, reason="it matches where nothing is")
@@ -270,7 +272,7 @@ def _compile_own(own: OwnPattern) -> Any:
 @lru_cache(maxsize=1)
 def _re2() -> Any:
     try:
-        import re2
+        import re2  # type: ignore[import-untyped]  # it has no stubs
     except ImportError as error:
         raise ExtraMissing(extra="redaction", library="google-re2") from error
     return re2

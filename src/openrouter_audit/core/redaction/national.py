@@ -57,9 +57,13 @@ def finders(countries: tuple[str, ...], library: Any) -> tuple[tuple[str, Any, C
     options.log_errors, options.never_nl = False, True
     for country in countries:
         if country.upper() not in IDS:
-            raise ConfigError(f"no ids of {country!r} are known; there are {', '.join(IDS)}", setting="redact.national_ids")
+            raise ConfigError(
+                f"no ids of {country!r} are known; there are {', '.join(IDS)}", setting="redact.national_ids"
+            )
         for module, shape in IDS[country.upper()]:
-            found.append(("NATIONAL_ID", library.compile(rf"\b{shape}\b", options), partial(_is_valid, _check_of(module))))
+            found.append(
+                ("NATIONAL_ID", library.compile(rf"\b{shape}\b", options), partial(_is_valid, _check_of(module)))
+            )
     return tuple(found)
 
 

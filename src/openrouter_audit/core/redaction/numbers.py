@@ -36,7 +36,7 @@ _SHAPES: Final = re.compile(
     rb"|(?P<ssn>" + _ALONE + rb"[0-9]{3}(?P<s>" + _SEP + rb"?)[0-9]{2}(?P=s)[0-9]{4}" + _ENDS + rb")"
     rb"|(?P<nanp>" + _ALONE + rb"(?:1" + _SEP + rb"?)?(?:\([0-9]{3}\)" + _SEP + rb"?|[0-9]{3}" + _SEP + rb"?)[0-9]{3}"
     + _SEP + rb"?[0-9]{4}(?![0-9A-WYZa-wyz_@]|[.\-][0-9]))"
-    rb"|(?P<home>" + _ALONE + rb"\(?0[0-9](?:(?:" + _SEP + rb"|[()/]){0,3}[0-9]){6,13}(?![0-9A-Za-z_@]))"
+    rb"|(?P<home>" + _ALONE + rb"(?:\(0[0-9]{1,5}\)|0[0-9])(?:(?:" + _SEP + rb"|[()/]){0,3}[0-9]){6,13}(?![0-9A-Za-z_@]))"
 )  # fmt: skip
 _STRONG_NANP: Final = re.compile(
     rb"(?:1[ \-.])?(?:\([0-9]{3}\) ?[0-9]{3}[\-. ][0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}|[0-9]{3} [0-9]{3}[ \-][0-9]{4})"
@@ -54,12 +54,13 @@ _SSN_WORD: Final = re.compile(r"\b(?:ssns?|social(?: security)?(?: (?:number|no\
 _VERSION_WORD: Final = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|rev|revision|section|chapter|\u00a7)\.?[ :=]{0,2})$", re.IGNORECASE
 )
+_TYPOGRAPHY: Final = re.compile(rb"\xe2(?:\x80[\x90-\x95]|\x88\x92)")
 _NOT_DIGITS: Final = re.compile(rb"[^0-9]+")
 _GROUP_END: Final = re.compile(rb"[0-9](?=[^0-9]|$)")
 _LUHN_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes([0, 2, 4, 6, 8, 1, 3, 5, 7, 9]))
 _LUHN_PLAIN: Final = bytes.maketrans(b"0123456789", bytes(range(10)))
 _CARD_PREFIX: Final = re.compile(
-    rb"(?:4|5[0-8]|6|22(?:0[0-4]|2[1-9]|[3-9])|2[3-6]|27[01]|2720)[0-9]*|3[47][0-9]{13}|3(?:0|6|8|9)[0-9]{12,17}|35(?:2[89]|[3-8])[0-9]{12,15}"
+    rb"(?:4|5[0-8]|6|22(?:0[0-4]|2[1-9]|[3-9])|2[3-6]|27[01]|2720)[0-9]*|3[47][0-9]{13}|3(?:0|6|8|9)[0-9]{12,17}|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"
 )
 """Who gives out cards. Timestamps in milliseconds and finer begin with 1, book numbers with 9, and neither is here."""
 
@@ -125,12 +126,13 @@ def _phone(view: View, shape: str, matched: bytes, start: int, policy: Policy) -
     digits = _NOT_DIGITS.sub(b"", matched).decode()
     if shape == "world":
         return next((end for end, part in _groups(matched) if is_world_number(part)), 0)
+    matched_plainly = _TYPOGRAPHY.sub(b"-", matched.replace(b"\xc2\xa0", b" "))
     said = policy.any_phone or _PHONE_WORD.search(view.before(start)) is not None
     if shape == "nanp":
         national = digits[-10:]
-        if said and len(digits) >= 10 and _STRONG_NANP.fullmatch(matched):
+        if said and len(digits) >= 10 and _STRONG_NANP.fullmatch(matched_plainly):
             return len(matched)  # somebody says it is one, and it looks like one: made up or not, out it goes
-        if said or _STRONG_NANP.fullmatch(matched):
+        if said or _STRONG_NANP.fullmatch(matched_plainly):
             known = national.startswith("555") or is_number_of(1, national)
             known = known or (said and digits.startswith("0") and _is_home_number(digits, policy))
             return len(matched) if known else 0
@@ -150,9 +152,7 @@ def _groups(matched: bytes) -> Iterator[tuple[int, str]]:
 
 def is_world_number(digits: str) -> bool:
     """Whether a number with its country code, without plus, exists by that country's plan."""
-    return any(
-        is_number_of(int(digits[:length]), digits[length:]) for length in (1, 2, 3) if digits[:length].isdigit()
-    )
+    return any(is_number_of(int(digits[:length]), digits[length:]) for length in (1, 2, 3) if digits[:length].isdigit())
 
 
 def _is_home_number(digits: str, policy: Policy) -> bool:
@@ -187,11 +187,21 @@ def _plan_of(region: str) -> tuple[str, re.Pattern[str] | None]:
     plan = _library().PhoneMetadata.metadata_for_region(region, None)
     if plan is None:
         return "", None
-    kinds = ("fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan")
+    kinds = (
+        "fixed_line",
+        "mobile",
+        "toll_free",
+        "premium_rate",
+        "shared_cost",
+        "personal_number",
+        "voip",
+        "pager",
+        "uan",
+    )
     patterns = [getattr(plan, kind) for kind in kinds]
     texts = [each.national_number_pattern for each in patterns if each is not None and each.national_number_pattern]
     general = plan.general_desc.national_number_pattern
-    return plan.national_prefix or "", re.compile(f"(?={general}\\Z)(?:{'|'.join(texts)})")
+    return plan.national_prefix or "", re.compile(f"(?=(?:{general})\\Z)(?:{'|'.join(texts)})")
 
 
 @lru_cache(maxsize=1)

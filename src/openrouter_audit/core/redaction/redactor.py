@@ -10,7 +10,8 @@ Nothing here raises on any text: half characters are kept as they are, bytes nee
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import AnyStr, Final, Generic
+from functools import lru_cache
+from typing import Any, AnyStr, Final, Generic
 
 from openrouter_audit.core.redaction.engine import LOOK_BACK, Engine, engine_for
 from openrouter_audit.core.redaction.policy import DEFAULT, MAX_NAME, Detector, Finding, Policy
@@ -36,10 +37,16 @@ def redact(text: AnyStr, policy: Policy = DEFAULT) -> tuple[AnyStr, list[Finding
         ExtraMissing: The extra `redaction` is not installed.
         PatternError: An own pattern of the policy is refused.
     """
-    engine = engine_for(policy)
+    engine = _default_engine() if policy is DEFAULT else engine_for(policy)
     if not policy.detectors and engine.is_clean(as_bytes(text)):
         return text, []
     return Redaction(engine).redact(text)
+
+
+@lru_cache(maxsize=1)
+def _default_engine() -> Engine:
+    """Found faster than by comparing policies."""
+    return engine_for(DEFAULT)
 
 
 def redact_pii(text: str) -> str:
@@ -243,9 +250,7 @@ def as_text(data: bytes) -> str:
         return data.decode("utf-8", "replace")
 
 
-def _detect(
-    detector: Detector, text: AnyStr, shown: AnyStr, findings: list[Finding]
-) -> tuple[AnyStr, list[Finding]]:
+def _detect(detector: Detector, text: AnyStr, shown: AnyStr, findings: list[Finding]) -> tuple[AnyStr, list[Finding]]:
     """
     What a detector finds in the redacted text, so that it sees no secret, replaced as well.
 
@@ -259,7 +264,7 @@ def _detect(
             places = [(_bytes_of(seen[:start]), _bytes_of(seen[:end]), kind) for start, end, kind in places]
     except Exception:  # whatever it is, what was not looked through is not kept
         whole = [Finding(kind="WITHHELD", start=0, end=len(text))]
-        return (_WITHHELD if isinstance(text, str) else _WITHHELD.encode()), whole  # type: ignore[return-value]
+        return (_WITHHELD if isinstance(text, str) else _WITHHELD.encode()), whole
     return _laid_over(shown, findings, places)
 
 
@@ -269,7 +274,9 @@ def _bytes_of(text: str) -> int:
 
 def _checked(found: Iterable[tuple[int, int, str]], length: int) -> list[tuple[int, int, str]]:
     for start, end, kind in found:
-        if not (0 <= start < end <= length and kind.isascii() and kind.replace("_", "").isalnum() and len(kind) <= MAX_NAME):
+        if not (
+            0 <= start < end <= length and kind.isascii() and kind.replace("_", "").isalnum() and len(kind) <= MAX_NAME
+        ):
             raise ValueError("a finding that cannot be meant")
     return list(found)
 
@@ -278,7 +285,7 @@ def _laid_over(
     shown: AnyStr, findings: list[Finding], places: list[tuple[int, int, str]]
 ) -> tuple[AnyStr, list[Finding]]:
     """Findings in the redacted text, told in places of the input; tags stay as they are."""
-    closing, parts, told = (b"]" if isinstance(shown, bytes) else "]"), [], []
+    closing, parts, told = (b"]" if isinstance(shown, bytes) else "]"), list[Any](), list[Finding]()
     at_out = at_in = 0
     for known in [*findings, None]:
         gap_end = len(shown) if known is None else at_out + known.start - at_in
@@ -293,8 +300,8 @@ def _laid_over(
             at_out = last
         parts.append(shown[at_out:gap_end])
         if known is not None:
-            at_out = shown.index(closing, gap_end) + 1  # type: ignore[arg-type]  # both are of one kind
+            at_out = shown.index(closing, gap_end) + 1
             parts.append(shown[gap_end:at_out])
             told.append(known)
             at_in = known.end
-    return shown[:0].join(parts), told  # type: ignore[arg-type]  # all are of one kind
+    return shown[:0].join(parts), told

@@ -22,7 +22,9 @@ ALNUM: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _WORD: Final = ALNUM | frozenset(b"_-")
 _HIGH: Final = frozenset(range(0x80, 0x100))
 _ANY_ALNUM: Final = ALNUM | _HIGH
-_DIGITS: Final = frozenset(b"0123456789")
+_DIGIT_BYTES: Final = b"0123456789"
+_JUDGED: Final = 400
+"""Bytes of a long value that decide whether it is one; the rest is swallowed only where it is."""
 
 
 TAILS: Final = (
@@ -61,6 +63,8 @@ _LOCAL: Final = bytes([*sorted(ALNUM), *b"._%+-'", *range(0x80, 0x100)])
 _AT: Final = re.compile(rb"@|%40")
 _DOMAIN: Final = re.compile(rb"[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9.\-\x80-\xff]{0,255})")
 _LAST_LABEL: Final = re.compile(r"(?:xn--[A-Za-z0-9-]{2,}|[^\W\d_]{2,24})\Z")
+_NO_LETTER: Final = re.compile("[\ud800-\udfff]")
+"""What bytes that are no UTF-8 become."""
 _CJK_FROM: Final = 0x2E80
 
 
@@ -69,7 +73,7 @@ def _email(view: View, start: int) -> Span | None:
     if at is None:
         return None
     window = view.text[max(view.floor, start - 255) : start + 1]
-    local = window[len(window.rstrip(_LOCAL)) :].decode("utf-8", "ignore")
+    local = _NO_LETTER.split(window[len(window.rstrip(_LOCAL)) :].decode("utf-8", "surrogateescape"))[-1]
     for place in range(len(local) - 1, -1, -1):
         if ord(local[place]) >= _CJK_FROM and local[-1].isascii():
             local = local[place + 1 :]  # in a script without spaces, a word in front of the address
@@ -78,7 +82,7 @@ def _email(view: View, start: int) -> Span | None:
     found = _DOMAIN.match(view.text, at.end(), view.end)
     if found is None or not local:
         return None
-    domain = _domain(found.group().decode("utf-8", "ignore"))
+    domain = _domain(_NO_LETTER.split(found.group().decode("utf-8", "surrogateescape"))[0])
     if not domain:
         return None
     begin, end = start + 1 - len(local.encode()), at.end() + len(domain.encode())
@@ -184,16 +188,20 @@ def _is_mod_97(shown: bytes) -> bool:
 # Keys -------------------------------------------------------------------------------------------------------------
 
 
+def _digits_in(found: re.Match[bytes] | None) -> int:
+    shown = b"" if found is None else found.group()
+    return len(shown) - len(shown.translate(None, _DIGIT_BYTES))
+
+
 def _key(kind: str = "API_KEY", tail: int = WORD_TAIL, *, joined: frozenset[int] = ALNUM, digits: int = 0) -> Judge:
     """A key by its beginning; `digits` is how many it must hold where its beginning may begin a word too."""
 
     def judge(view: View, start: int) -> Span | None:
         if not view.is_free(start, joined):
             return None
-        end = tail_end(view, start, tail)
-        if digits and sum(byte in _DIGITS for byte in view.text[start : min(end, start + 400)]) < digits:
+        if digits and _digits_in(TAILS[tail].match(view.text, start, min(view.end, start + _JUDGED))) < digits:
             return None
-        return Span(start, end, kind, tail)
+        return Span(start, tail_end(view, start, tail), kind, tail)
 
     return judge
 
@@ -256,14 +264,16 @@ _NAMED: Final = (
 ) + _ASSIGNED
 _COOKIE: Final = rb"(?i:cookie)[\"']?[ \t]{0,2}:[ \t]{0,2}[\"']?[A-Za-z0-9_.\-]{1,64}="
 _AUTHORIZATION_HEAD, _NAMED_HEAD, _COOKIE_HEAD = (re.compile(each) for each in (_AUTHORIZATION, _NAMED, _COOKIE))
-_SCHEME: Final = re.compile(rb"(?i:(?P<line>digest|aws4-hmac-sha256|oauth|hawk|signature|mac)|bearer|basic|token|api-?key|negotiate|ntlm|dpop|key)[ \t]{1,4}")
+_SCHEME: Final = re.compile(
+    rb"(?i:(?P<line>digest|aws4-hmac-sha256|oauth|hawk|signature|mac)|bearer|basic|token|api-?key|negotiate|ntlm|dpop|key)[ \t]{1,4}"
+)
 _BEARER: Final = re.compile(rb"(?i:bearer)[ \t]{1,4}(?P<token>[A-Za-z0-9_\-.~+/=]{12,})")
 _BASIC: Final = re.compile(rb"(?i:basic)[ \t]{1,4}(?P<token>[A-Za-z0-9+/_\-]{6,}={0,2})")
-_SECRET: Final = re.compile(rb"[A-Za-z0-9+/=_\-.~%]{8,}")
+_SECRET: Final = re.compile(rb"[A-Za-z0-9+/=_\-.~%]{8,400}")
 
 
 def _has_digit(text: bytes) -> bool:
-    return any(byte in _DIGITS for byte in text)
+    return len(text.translate(None, _DIGIT_BYTES)) < len(text)
 
 
 def _authorization(view: View, start: int) -> Span | None:
@@ -307,7 +317,7 @@ def _named(view: View, start: int) -> Span | None:
     value = found.group()
     if not _has_digit(value) or (len(value) < 16 and value.isdigit()):
         return None
-    return _named_secret(view, found.start(), found.end(), BASE64_TAIL)
+    return _named_secret(view, found.start(), tail_end(view, found.end(), BASE64_TAIL), BASE64_TAIL)
 
 
 def _bearer(view: View, start: int) -> Span | None:
@@ -323,7 +333,9 @@ def _basic(view: View, start: int) -> Span | None:
         return None
     token = found["token"].rstrip(b"=")
     try:
-        shown = base64.b64decode(token + b"=" * (-len(token) % 4), altchars=b"-_" if b"-" in token or b"_" in token else None)
+        shown = base64.b64decode(
+            token + b"=" * (-len(token) % 4), altchars=b"-_" if b"-" in token or b"_" in token else None
+        )
     except binascii.Error:
         return None
     if b":" not in shown or not shown.isascii():

@@ -43,10 +43,14 @@ _DATA_URL: Final = re.compile(r"(?i)\s*data:(?P<type>[^;,\s]{0,200})(?P<rest>[^,
 _ALL_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-]+={0,2}\Z")
 _LONG_BASE64: Final = 512
 """Characters from which a word of base64 is taken for media in any field."""
-_PERSONAL: Final = frozenset({"user_id", "external_user", "creator_user_id", "safety_identifier", "end_user_id", "user"})
+_PERSONAL: Final = frozenset(
+    {"user_id", "external_user", "creator_user_id", "safety_identifier", "end_user_id", "user"}
+)
 _OPAQUE: Final = frozenset({"encrypted_content", "signature", "thought_signature"})
 _MEDIA: Final = frozenset({"b64_json", "file_data", "partial_image_b64", "image_base64", "audio_base64"})
-_MEDIA_BESIDE: Final = frozenset({"format", "media_type", "mime_type", "mimeType", "transcript", "expires_at"})
+_MEDIA_NAMED: Final = frozenset({"format", "media_type", "mime_type", "mimeType"})
+_MEDIA_TYPE: Final = re.compile(r"(?:[A-Za-z]{2,20}/[A-Za-z0-9.+-]{1,60}|[A-Za-z0-9]{2,8})\Z")
+_MEDIA_BESIDE: Final = _MEDIA_NAMED | {"transcript", "expires_at"}
 """Members whose neighbour `data` is media, however short."""
 _ESCAPE: Final = re.compile(r"\\u00([0-7][0-9a-fA-F])")
 _TAGGED_MEDIA: Final = re.compile(r"\[MEDIA [^\]\n]*\]\Z")
@@ -188,7 +192,12 @@ class _Walk:
     def _members(self, members: list[tuple[Any, Any]], place: _Place) -> list[tuple[str, Any]]:
         names = frozenset(name for name, _ in members if isinstance(name, str))
         kind = next(
-            (value for name, value in members if name in _MEDIA_BESIDE and isinstance(value, str) and len(value) < 100), ""
+            (
+                value
+                for name, value in members
+                if name in _MEDIA_NAMED and isinstance(value, str) and _MEDIA_TYPE.match(value)
+            ),
+            "",
         )
         walked = []
         for name, value in members:
@@ -269,8 +278,10 @@ class _Walk:
     def _media(self, text: str, media: str, place: _Place) -> str:
         """`[MEDIA image/png 1234 bytes hmac-sha256:…]`"""
         _, comma, data = text.partition(",") if _DATA_URL.match(text) else ("", "", text)
-        size = len(data) * 3 // 4 - data[-2:].count("=") if comma == "" or ";base64" in text[:600].lower() else len(data)
-        words = ["MEDIA", re.sub(r"[^A-Za-z0-9/.+-]", "", media)[:80] or "unknown", str(size), "bytes"]
+        size = (
+            len(data) * 3 // 4 - data[-2:].count("=") if comma == "" or ";base64" in text[:600].lower() else len(data)
+        )
+        words = ["MEDIA", media if _MEDIA_TYPE.match(media) else "unknown", str(size), "bytes"]
         words[1] = "unknown" if self._redaction.redact(words[1])[1] else words[1]
         if self._commit is not None:
             words.append(re.sub(r"[^A-Za-z0-9:+/=-]", "", self._commit(as_bytes(text)))[:200])
@@ -283,7 +294,7 @@ class _Walk:
         """Words of base64 or hex whose text holds a finding."""
         if "ENCODED" in self._off or _ENCODED.search(text) is None:
             return text
-        parts, at = [], 0
+        parts, at = list[str](), 0
         for found in _ENCODED.finditer(text):
             inner = _decode(found.group())
             if inner is not None and Redaction(self._redaction.engine).redact(inner)[1]:
