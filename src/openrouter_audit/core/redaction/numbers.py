@@ -54,6 +54,11 @@ _SSN_WORD: Final = re.compile(r"\b(?:ssns?|social(?: security)?(?: (?:number|no\
 _VERSION_WORD: Final = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|rev|revision|section|chapter|\u00a7)\.?[ :=]{0,2})$", re.IGNORECASE
 )
+_ACCOUNT_IN_FRONT: Final = re.compile(
+    r"\b(?:A[DELOTZ]|B[AEGHIRY]|C[HRYZ]|D[EKO]|E[EGS]|F[IKOR]|G[BEILRT]|H[RU]|I[ELQST]|JO|K[WZ]|L[BCITUVY]|M[CDEKNRTU]|N[ILO]|OM|P[KLST]|QA"
+    r"|R[OSU]|S[ACDEIKMOTV]|T[LNR]|UA|V[AG]|XK|YE)[0-9]{2}[ -](?:[A-Z0-9]{4}[ -])*$"
+)
+"""The groups of an account whose check digits are wrong: every tenth would be a card."""
 _TYPOGRAPHY: Final = re.compile(rb"\xe2(?:\x80[\x90-\x95]|\x88\x92)")
 _NOT_DIGITS: Final = re.compile(rb"[^0-9]+")
 _GROUP_END: Final = re.compile(rb"[0-9](?=[^0-9]|$)")
@@ -87,7 +92,7 @@ def _judge(view: View, shape: str, matched: bytes, start: int, policy: Policy) -
             return Span(start, start + len(matched), "IP")
     elif shape == "card":
         length = _card(matched)
-        if length:
+        if length and not _ACCOUNT_IN_FRONT.search(view.before(start)):
             return Span(start, start + length, "CARD")
     elif shape == "ssn":
         if _is_ssn(matched) and (matched.count(b"-") == 2 or _SSN_WORD.search(view.before(start))):
