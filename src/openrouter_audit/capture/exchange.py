@@ -347,7 +347,7 @@ class CallExchange(Struct, eq=False):
         if answer.failed or self._enough() or 0 < answer.items_added == answer.items_done:
             return self._outcome("success", complete=False)
         if self._undecodable:
-            return self._outcome("success", complete=True)  # to its end, and in an encoding nobody here can read
+            return self._complete()  # to its end: garbled, or in an encoding nobody here can read
         self._facts.update(error_code="truncated", error_type="truncated", error_source="stream")
         return self._outcome("error", complete=False)
 

@@ -29,7 +29,7 @@ def watched_sync(module: ModuleType) -> type[Any]:
             self._call = call
 
         def __iter__(self) -> Iterator[bytes]:
-            call = self._call
+            call, reading = self._call, True
             tell = call.body
             try:
                 for piece in self._stream:
@@ -42,11 +42,14 @@ def watched_sync(module: ModuleType) -> type[Any]:
                             call.ended(outcome)
                             if call.unsynced:
                                 call.sync_outcome()
-                    yield piece
-            except GeneratorExit:
-                raise  # the reader stopped; whoever closes the response says how
+                    try:
+                        yield piece
+                    except BaseException:
+                        reading = False
+                        raise  # the reader stopped; whoever closes the response says how
             except BaseException as error:
-                call.failed(error)
+                if reading:
+                    call.failed(error)
                 raise
             if not call.over:
                 call.end()
@@ -78,7 +81,7 @@ def watched_async(module: ModuleType) -> type[Any]:
             self._call = call
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            call = self._call
+            call, reading = self._call, True
             tell = call.body
             stream = self._stream.__aiter__()
             try:
@@ -92,11 +95,15 @@ def watched_async(module: ModuleType) -> type[Any]:
                             call.ended(outcome)
                             if call.unsynced:
                                 await in_thread(call.sync_outcome)
-                    yield piece
-            except GeneratorExit:
-                raise
+                    try:
+                        yield piece
+                    except BaseException:
+                        # GeneratorExit, or the CancelledError with which a loop that ends meets generators it was to close.
+                        reading = False
+                        raise
             except BaseException as error:
-                call.failed(error)
+                if reading:
+                    call.failed(error)
                 raise
             finally:
                 if isinstance(stream, AsyncGenerator):
