@@ -58,7 +58,6 @@ class Ending:
     shape: Shape
     answered: Answered
     prepare: Callable[[Hand], None]
-    reader: str = "raw"
 
     def __str__(self) -> str:
         return f"{self.shape.name}-{self.form}-{self.name}"

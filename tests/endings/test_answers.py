@@ -48,10 +48,10 @@ def shown(response):
     return response.status_code, response.headers.raw, response.num_bytes_downloaded, response.is_closed, hops
 
 
-def play(ending: Ending, library: str, kind: str, server) -> Seen:
+def play(ending: Ending, library: str, kind: str, server, *, reader: str = "raw") -> Seen:
     server.play(*ending.answered.scripts)
     hand = Hand(LIBRARIES[library], kind, server, ending.shape, stream=ending.form == STREAM)
-    hand.reader = ending.reader
+    hand.reader = reader
     ending.prepare(hand)
     seen = look(lambda: run(kind, ask(hand)))
     seen.pieces, seen.sent = hand.pieces, list(server.received)
