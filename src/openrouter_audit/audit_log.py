@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -499,3 +500,18 @@ def _end_all() -> None:
     """A last drain, so that a short script's calls are in the journal. Calls made by later exit handlers still spool."""
     for audit in list(_OPEN):
         audit._end(2.0, closing=False)  # noqa: SLF001 - the module's own
+    _end_by_interrupt()
+
+
+def _end_by_interrupt() -> None:
+    """
+    Let a process that nobody kept from ending by Control-C still end by the signal, so that a shell leaves its loop.
+
+    CPython remembers it in a flag that is cleared whenever text is executed, as `namedtuple` does when a module is imported,
+    and our end imports modules. The flag is set again by the same thing happening again.
+    """
+    trace = getattr(sys, "last_traceback", None)
+    unhandled = trace is not None and trace.tb_frame.f_back is None and not hasattr(sys, "ps1")
+    if unhandled and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")  # noqa: S102 - a text of ours, and the only way to that flag

@@ -44,6 +44,8 @@ class Hand:
         self.pieces: list[Any] = []
         """What has reached the caller of a stream."""
         self.client: Any = None
+        self.watch: Any = None
+        """An `AuditLog` that the client is wrapped with."""
         self.kept: Any = None
         """What a play leaves behind, referred to until it is over."""
 
@@ -65,6 +67,8 @@ class Hand:
             self.options["transport"] = self.wire(self.library, self.kind)
         make = self.library.AsyncClient if self.is_async else self.library.Client
         self.client = make(verify=tls(), trust_env=False, **self.options)
+        if self.watch is not None:
+            self.watch.wrap(self.client)
         try:
             yield self.client
         finally:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Self
 
-DEADLINE_S = 60
+DEADLINE_S = 30
 """For whatever must happen; only a defect makes anybody wait for it."""
 HEARD = "heard"
 HANG = "hang"

@@ -424,8 +424,9 @@ class Spool:
             pid = follows.pid
         newest = self._newest
         segment = newest[0][1] if newest else None
-        if self._closed and follows is not None:
-            segment = follows  # the recorder was closed while this call was under way
+        if follows is not None and (self._closed or segment is None):
+            # The recorder was closed, or the interpreter is ending and can no longer make a segment, while this call was under way.
+            segment = follows
         if (
             segment is None
             or segment.pid != pid
