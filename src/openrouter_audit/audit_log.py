@@ -86,6 +86,7 @@ class AuditLog:
         self.hosts = hosts
         self.mode: Mode = mode
         self.policy: str | None = config.policy(mode=mode)
+        self.router_metadata = config.capture.router_metadata
         self._spool = Spool(
             home.spool_dir,
             home.state_dir,

@@ -34,6 +34,8 @@ class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ()
     """`host` or `host:port`, watched beside OpenRouter's own."""
     spool_max_bytes: Annotated[int, Meta(ge=1024 * 1024, le=2**63 - 1)] = 1024**3
+    router_metadata: bool = False
+    """Add `X-OpenRouter-Metadata: enabled` to chat, completions, responses and messages: the one way in which a request is altered."""
     log_user_ids: bool = False
     """Show user ids instead of references in the log line of each call (C19)."""
 
@@ -77,7 +79,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return sha256(encode(self.policy_facts(mode=mode))).hexdigest()
 
     def policy_facts(self, *, mode: Mode) -> dict[str, Any]:
+        asks = {"router_metadata": True} if self.capture.router_metadata else {}
         return {
+            **asks,
             "mode": mode,
             "content_mode": self.content.mode,
             "enrich_scope": self.enrich.scope,

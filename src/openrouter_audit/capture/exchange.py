@@ -114,6 +114,8 @@ class SentRequest(Struct, kw_only=True, eq=False):
     """As they will be sent, by lower-case name."""
     body: bytes | None
     """None where it is a stream: then it is not known before it is sent."""
+    router_metadata: bool = False
+    """We added the header that asks for router metadata."""
 
     def __repr__(self) -> str:
         return f"SentRequest({self.method} {self.target.authority})"  # its headers hold a key
@@ -176,6 +178,7 @@ class CallExchange(Struct, eq=False):
         kind = target.route
         caller = caller_of(request.headers)
         asked = read_request(body) if body else _NOTHING_ASKED
+        fields = {**asked.fields, "router_metadata": True} if request.router_metadata else asked.fields
         intent = CallIntent(
             v=1,
             id=identity.call_id,
@@ -192,7 +195,7 @@ class CallExchange(Struct, eq=False):
             request_commitment=None if body is None else identity.request.update(body).hexdigest(),
             mode=mode,
             policy=policy,
-            **asked.fields,
+            **fields,
         )
         exchange = cls(
             clock.wall_ns,

@@ -13,6 +13,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from openrouter_audit.capture.asking import ENDPOINTS, ask_for_metadata
 from openrouter_audit.capture.exchange import SentRequest
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorded_call import RecordedCall, faults
@@ -91,6 +92,7 @@ def _take(watch: Watch, request: Any) -> Token | None:
             body = request.content
         except Exception:
             body = None  # a stream: the library raises its own RequestNotRead
+        asks = watch.asks and target.route.endpoint in ENDPOINTS and ask_for_metadata(request)
         sent = SentRequest(
             request=request,
             url=url,
@@ -98,6 +100,7 @@ def _take(watch: Watch, request: Any) -> Token | None:
             target=target,
             headers=headers_of(request.headers.raw),
             body=body,
+            router_metadata=asks,
         )
     except Exception as error:
         faults.count("request", error)

@@ -44,6 +44,8 @@ class Recorder(Protocol):
     policy: str | None
     """SHA-256 of the settings in force, as hex; stands in every intent."""
 
+    # A recorder may have `router_metadata`, true where its requests shall ask for router metadata (`asking`).
+
     def write(self, facts: Facts, private: Private | None = None, *, follows: object | None = None) -> object:
         """
         Write one frame; it has left the process when this returns (C24), or waits, or is counted as lost.

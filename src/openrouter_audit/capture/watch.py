@@ -88,7 +88,7 @@ def _place(url: Any) -> tuple[str, str | None, int | None, str, str]:
 class Watch:
     """A recorder and the hosts it is for."""
 
-    __slots__ = ("_alerted", "_targets", "hosts", "recorder")
+    __slots__ = ("_alerted", "_targets", "asks", "hosts", "recorder")
 
     def __init__(self, recorder: Recorder, hosts: HostSet) -> None:
         self._alerted: dict[str, float] = {}
@@ -99,6 +99,8 @@ class Watch:
         """Record elsewhere, or other hosts, from the next request on."""
         self.recorder = recorder
         self.hosts = hosts
+        self.asks = getattr(recorder, "router_metadata", False)
+        """Whether requests shall ask for router metadata; see `asking`."""
         self._targets: dict[tuple[str, str, str, int | None, str], Target] = {}
         """By method, scheme, host, port and path, of requests known to be calls; emptied when full. Threads may race."""
 

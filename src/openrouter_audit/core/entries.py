@@ -171,6 +171,8 @@ class CallIntent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call
     request_bytes: Count | None = None
     request_commitment: Digest | None = None
     """C8: over the raw body as sent."""
+    router_metadata: bool | None = None
+    """The recorder added `X-OpenRouter-Metadata: enabled` to the request, as it was told to: nothing else is ever added."""
     mode: Mode | None = None
     policy: Digest | None = None
     """SHA-256 of the capture and content settings in force; `log.config` says what they are."""
@@ -354,6 +356,7 @@ class LogConfig(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.c
     content_mode: Word
     enrich_scope: Word
     hosts: Annotated[tuple[HostPort, ...], Meta(max_length=64)] = ()
+    router_metadata: bool | None = None
 
 
 class AccessExported(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="access.exported"):
