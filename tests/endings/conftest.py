@@ -24,7 +24,7 @@ def ledger(tmp_path_factory):
     audit.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_heap():
     """Cases collect garbage to see what it says; what was there before them need not be gone over each time."""
     gc.collect()
