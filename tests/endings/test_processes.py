@@ -52,6 +52,23 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.returncode, out.decode()
 
 
+def strike(process: subprocess.Popen[bytes], number: int) -> None:
+    """
+    Send a signal once the process waits for bytes.
+
+    One that comes just before it begins to wait is only looked at when the bytes are there, which wait for the signal.
+    """
+    state = Path(f"/proc/{process.pid}/stat")
+    if state.exists():
+        deadline = time.monotonic() + DEADLINE_S
+        while state.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    else:
+        time.sleep(0.5)
+    process.send_signal(number)
+
+
 def logged(home: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The one intent and the one outcome of a home, once a fresh sequencer has swept it."""
     entries = drain(Home(home))
@@ -71,14 +88,11 @@ def test_a_process_ends_in_the_middle_of_a_call(how, form, server, tmp_path):
     number, status, code = WAYS[how]
     process: list[subprocess.Popen[bytes]] = []
 
-    def strike():
-        process[0].send_signal(number)
-
-    server.play((strike, HANG) if form == PLAIN else (event_head() + FIRST, HANG))
+    server.play((lambda: strike(process[0], number), HANG) if form == PLAIN else (event_head() + FIRST, HANG))
     process.append(begin(tmp_path / "home", server, form, how))
     if form == STREAM:
         assert b"first\n" == process[0].stdout.readline()
-        process[0].send_signal(number)
+        strike(process[0], number)
     ended_with, _ = ended(process[0])
     server.dismiss()
 
@@ -102,7 +116,7 @@ def test_a_fork_in_the_middle_of_a_call_changes_nothing_about_it(form, server, t
     forked = tmp_path / "home.forked"
 
     def fork():
-        process[0].send_signal(signal.SIGUSR1)
+        strike(process[0], signal.SIGUSR1)
         deadline = time.monotonic() + DEADLINE_S
         while not forked.exists():
             assert time.monotonic() < deadline
