@@ -109,7 +109,13 @@ async def by_chunked(content):
 
 
 async def by_chunks(content):
-    return [piece async for piece in content.iter_chunks()]
+    """The chunks of the transfer coding; how many pieces each comes in is the wire's business."""
+    chunks = [b""]
+    async for piece, ended in content.iter_chunks():
+        chunks[-1] += piece
+        if ended:
+            chunks.append(b"")
+    return [chunk for chunk in chunks if chunk]
 
 
 async def by_line(content):
