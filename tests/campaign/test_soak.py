@@ -23,6 +23,8 @@ SECONDS = {"short": 20, "long": int(os.environ.get("SOAK_SECONDS", "1800"))}
 WARM = 0.2
 """Share of the samples that come before caches and pools have their size."""
 MAX_GROWTH_BYTES = 8 * 1024 * 1024
+MAX_MORE_DESCRIPTORS = 4
+"""A connection that is asked for, a file that is just being read: what leaks does so with every call."""
 
 
 @pytest.mark.parametrize("length", ["short", pytest.param("long", marks=pytest.mark.long)])
@@ -69,7 +71,7 @@ def test_a_recording_process_stays_as_it_is(tmp_path, length):
             "twice": len(generations) - len(set(generations)),
             "segments left": len(list(home.spool_dir.glob("*.seg"))),
             "memory grew": int(memory[1] - memory[0] > MAX_GROWTH_BYTES),
-            "descriptors grew": int(descriptors[1] > descriptors[0]),
+            "descriptors grew": int(descriptors[1] > descriptors[0] + MAX_MORE_DESCRIPTORS),
             "threads grew": int(threads[1] > threads[0]),
         }
         result.figures = {
