@@ -25,6 +25,7 @@ def on_signal(*_: object) -> None:
     """While the call waits for bytes."""
     if how == "exit":
         os._exit(3)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # once
     child = os.fork()
     if not child:
         sys.exit(0)  # through the middle of the call, as the end of any interpreter
