@@ -1,5 +1,6 @@
 """A recorder in memory with switches that break it, and the parts of a call that tests need."""
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 from openrouter_audit.capture.exchange import CallExchange, SentRequest
 from openrouter_audit.capture.failures import failure_of
 from openrouter_audit.capture.grouping import Place
+from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.identities import identity_from
 from openrouter_audit.capture.openrouter import headers_of, target_of
+from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.core.entries import CallIntent
 from openrouter_audit.errors import AuditUnavailable
 
@@ -17,6 +20,17 @@ EXAMPLES = Path(__file__).parents[1] / "data" / "openrouter"
 MANIFEST = json.loads((EXAMPLES / "manifest.json").read_bytes())["examples"]
 MESSAGES = [{"role": "user", "content": "Which invoice is overdue?"}]
 MODEL = "openai/gpt-4.1-mini"
+HOSTS = HostSet(["127.0.0.1"])
+
+
+@contextlib.contextmanager
+def installed(recorder, hosts=HOSTS):
+    """All clients of this process are watched inside."""
+    instrument(recorder, hosts)
+    try:
+        yield recorder
+    finally:
+        uninstrument()
 
 
 class FakeRecorder:

@@ -1,7 +1,6 @@
 """Sessions of aiohttp: every way to read and every way to end, beside a twin that nobody watches."""
 
 import asyncio
-import contextlib
 import gc
 import gzip
 import json
@@ -12,8 +11,7 @@ import sys
 import aiohttp
 import pytest
 from aiohttp.base_protocol import BaseProtocol
-from tests.capture.recording import EXAMPLES, KEY, MESSAGES, MODEL, FakeRecorder, answers
-from tests.capture.wire import RecordingServer
+from tests.capture.recording import EXAMPLES, HOSTS, KEY, MESSAGES, MODEL, FakeRecorder, answers, installed
 
 from openrouter_audit.capture import aiohttp_sessions
 from openrouter_audit.capture.explicit import wrap
@@ -22,7 +20,6 @@ from openrouter_audit.capture.recorded_call import faults
 from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.errors import AuditUnavailable
 
-HOSTS = HostSet(["127.0.0.1"])
 STREAM = (EXAMPLES / "chat/stream.sse").read_bytes()
 ANSWER = (EXAMPLES / "chat/nonstream.json").read_bytes()
 SSE = [(b"content-type", b"text/event-stream")]
@@ -32,26 +29,9 @@ NOWHERE = "http://127.0.0.1:1/api/v1/chat/completions"
 
 
 @pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
+def nothing_left():
     yield
-    uninstrument()
     assert {} == aiohttp_sessions._readings
-
-
-@pytest.fixture
-def server():
-    with RecordingServer() as running:
-        yield running
-
-
-@contextlib.contextmanager
-def installed(recorder, hosts=HOSTS):
-    instrument(recorder, hosts)
-    try:
-        yield recorder
-    finally:
-        uninstrument()
 
 
 def sized(body):

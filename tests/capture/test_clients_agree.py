@@ -10,14 +10,12 @@ import httpx2
 import msgspec
 import pytest
 import requests
-from tests.capture.recording import KEY, MESSAGES, MODEL, FakeRecorder
+from tests.capture.recording import HOSTS, KEY, MESSAGES, MODEL, FakeRecorder
 
-from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.recorded_call import faults
 from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.testing import FakeOpenRouter
 
-HOSTS = HostSet(["127.0.0.1"])
 CHANGING = {
     *("id", "at_us", "first_byte_us", "first_token_us", "last_byte_us", "chunks", "response_commitment"),
     *("error_code", "generation_id", "request_id", "edge_ray"),
@@ -25,10 +23,8 @@ CHANGING = {
 
 
 @pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
+def no_faults(clean):
     yield
-    uninstrument()
     assert {} == faults.counts
 
 

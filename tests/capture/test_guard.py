@@ -1,7 +1,6 @@
 """No call twice, whichever hooks are active, and none lost that is made while another one is sent."""
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import threading
@@ -13,26 +12,21 @@ import httpx2
 import openai
 import pytest
 import requests
-from tests.capture.recording import EXAMPLES, KEY, MESSAGES, MODEL, FakeRecorder
+from tests.capture.recording import EXAMPLES, HOSTS, KEY, MESSAGES, MODEL, FakeRecorder, installed
 from tests.capture.wire import RecordingServer
 from yarl import URL
 
 from openrouter_audit.capture.explicit import audited_client, wrap
-from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.recorded_call import faults
-from openrouter_audit.capture.transports import instrument, uninstrument
 
-HOSTS = HostSet(["127.0.0.1"])
 ANSWER = (EXAMPLES / "chat/nonstream.json").read_bytes()
 STREAM = (EXAMPLES / "chat/stream.sse").read_bytes()
 BODY = {"model": MODEL, "messages": MESSAGES}
 
 
 @pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
+def no_faults(clean):
     yield
-    uninstrument()
     assert {} == faults.counts
 
 
@@ -41,15 +35,6 @@ def server():
     with RecordingServer() as running:
         running.answer(200, [(b"content-type", b"application/json")], [ANSWER])
         yield running
-
-
-@contextlib.contextmanager
-def installed(recorder, hosts=HOSTS):
-    instrument(recorder, hosts)
-    try:
-        yield recorder
-    finally:
-        uninstrument()
 
 
 def over_aiohttp(module):

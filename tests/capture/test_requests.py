@@ -16,8 +16,7 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import HTTPDigestAuth
-from tests.capture.recording import EXAMPLES, KEY, MESSAGES, MODEL, FakeRecorder, answers
-from tests.capture.wire import RecordingServer
+from tests.capture.recording import EXAMPLES, HOSTS, KEY, MESSAGES, MODEL, FakeRecorder, answers, installed
 from urllib3.util import Retry
 
 from openrouter_audit.capture.explicit import wrap
@@ -26,7 +25,6 @@ from openrouter_audit.capture.recorded_call import faults
 from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.errors import AuditUnavailable
 
-HOSTS = HostSet(["127.0.0.1"])
 STREAM = (EXAMPLES / "chat/stream.sse").read_bytes()
 ANSWER = (EXAMPLES / "chat/nonstream.json").read_bytes()
 SSE = [(b"content-type", b"text/event-stream")]
@@ -34,28 +32,6 @@ JSON = [(b"content-type", b"application/json")]
 CHUNKED = [*SSE, (b"transfer-encoding", b"chunked")]
 BODY = {"model": MODEL, "messages": MESSAGES}
 NOWHERE = "http://127.0.0.1:1/api/v1/chat/completions"
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
-    yield
-    uninstrument()
-
-
-@pytest.fixture
-def server():
-    with RecordingServer() as running:
-        yield running
-
-
-@contextlib.contextmanager
-def installed(recorder, hosts=HOSTS):
-    instrument(recorder, hosts)
-    try:
-        yield recorder
-    finally:
-        uninstrument()
 
 
 def sized(body):

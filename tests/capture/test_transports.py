@@ -1,7 +1,6 @@
 """The adapters: order of writing and sending, bytes and exceptions as without us, tokens, and taking everything out again."""
 
 import asyncio
-import contextlib
 import gc
 import http.client
 import logging
@@ -13,8 +12,7 @@ import httpx
 import httpx2
 import openai
 import pytest
-from tests.capture.recording import EXAMPLES, KEY, MESSAGES, MODEL, FakeRecorder, answers
-from tests.capture.wire import RecordingServer
+from tests.capture.recording import EXAMPLES, HOSTS, KEY, MESSAGES, MODEL, FakeRecorder, answers, installed
 
 from openrouter_audit.capture.explicit import audited_client, wrap
 from openrouter_audit.capture.hosts import HostSet
@@ -23,30 +21,7 @@ from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.errors import AuditUnavailable
 
 LIBRARIES = [httpx, httpx2]
-HOSTS = HostSet(["127.0.0.1"])
 STREAM = (EXAMPLES / "chat/stream.sse").read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
-    yield
-    uninstrument()
-
-
-@pytest.fixture
-def server():
-    with RecordingServer() as running:
-        yield running
-
-
-@contextlib.contextmanager
-def installed(recorder, hosts=HOSTS):
-    instrument(recorder, hosts)
-    try:
-        yield recorder
-    finally:
-        uninstrument()
 
 
 def post(client, url, **more):

@@ -13,17 +13,15 @@ import threading
 import aiohttp
 import httpx2
 import pytest
-from tests.capture.recording import KEY, FakeRecorder
+from tests.capture.recording import KEY, FakeRecorder, installed
 
 import openrouter_audit.capture.watch
 from openrouter_audit import AuditLog
 from openrouter_audit.capture.hosts import HostSet
 from openrouter_audit.capture.recorded_call import faults
-from openrouter_audit.capture.transports import instrument, uninstrument
 from openrouter_audit.core.entries import AlertRaised
 from openrouter_audit.errors import AuditUnavailable
 
-HOSTS = HostSet(["127.0.0.1"])
 PATH = "/api/v1/responses"
 
 
@@ -68,26 +66,10 @@ class WebSocketServer:
             connection.recv(65536)
 
 
-@pytest.fixture(autouse=True)
-def clean():
-    faults.counts.clear()
-    yield
-    uninstrument()
-
-
 @pytest.fixture
 def server():
     with WebSocketServer() as running:
         yield running
-
-
-@contextlib.contextmanager
-def installed(recorder, hosts=HOSTS):
-    instrument(recorder, hosts)
-    try:
-        yield recorder
-    finally:
-        uninstrument()
 
 
 def by_aiohttp(server, host="127.0.0.1"):
