@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from openrouter import OpenRouter
 from openrouter.utils import BackoffStrategy, RetryConfig
-from tests.clients.recorded import EMBEDDING_MODEL, MESSAGES, MODEL, QUESTION
+from tests.clients.recorded import EMBEDDING_MODEL, KEY, MESSAGES, MODEL, QUESTION
 
 CHAT: dict[str, Any] = {"model": MODEL, "messages": MESSAGES}
 Form = tuple[Callable[..., Any], tuple[str, ...]]
@@ -94,3 +96,29 @@ SYNC: dict[str, Form] = {
 ASYNC: dict[str, Form] = {
     name: (globals()[f"{function.__name__}_async"], ends) for name, (function, ends) in SYNC.items()
 }
+FORMS = [*SYNC, *(f"{name}_async" for name in ASYNC)]
+
+
+def check(watched: Any, form: str, *, version: str) -> None:
+    """
+    Ask in one form, and lay the log beside the books.
+
+    The SDK sends one request object again and again where a server fails: so many attempts of one group.
+    """
+    options = {"api_key": KEY, "server_url": watched.url}
+    if form in SYNC:
+        ask, ends = SYNC[form]
+        with OpenRouter(**options) as client:
+            ask(client)
+    else:
+        ask, ends = ASYNC[form.removesuffix("_async")]
+
+        async def run() -> None:
+            async with OpenRouter(**options) as client:
+                await ask(client)
+
+        asyncio.run(run())
+    calls = watched.check(*ends)
+    assert [version] * len(ends) == [call.intent["sdk"].partition(".")[0] for call in calls]
+    assert list(range(1, 1 + len(ends))) == [call.intent["attempt"] for call in calls]
+    assert 1 == len({call.intent["group"] for call in calls})
