@@ -9,6 +9,7 @@ in HOME.told.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import threading
@@ -58,6 +59,9 @@ def tell(generation: str) -> None:
 
 
 def install() -> Any:
+    # In CPython before 3.12 what a first asker works out of the platform it does under a lock, and each SDK asks with its first
+    # call: a fork meanwhile would leave the child waiting for ever, recorded or not.
+    platform.platform()
     return openrouter_audit.install(HOME, hosts=["127.0.0.1"])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +172,7 @@ def python(code: str, *arguments: object, **environment: str) -> subprocess.Pope
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
+        start_new_session=True,
     )
 
 
@@ -179,7 +181,7 @@ def output_of(process: subprocess.Popen[str], *, expected: int | None = 0, timeo
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # a child that hangs would keep the pipes open
         out, err = process.communicate()
         raise AssertionError(f"no end after {timeout} s\n{out}\n{err}") from None
     assert expected is None or expected == process.returncode, f"exit {process.returncode}\n{out}\n{err}"

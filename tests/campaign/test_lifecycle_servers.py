@@ -48,6 +48,7 @@ def start(play: str, home: Home, openrouter, *arguments: object, prefix: tuple[s
         text=True,
         cwd=ROOT,
         env={**os.environ, "OPENROUTER_AUDIT_ENRICH_SCOPE": enrich},
+        start_new_session=True,
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ def test_a_recording_process_stays_as_it_is(tmp_path, length):
             text=True,
             cwd=ROOT,
             env={**os.environ, "OPENROUTER_AUDIT_ENRICH_MAX_PER_SECOND": "200"},
+            start_new_session=True,
         )
         out = output_of(application, timeout=SECONDS[length] * 2 + 600)
         samples = [json.loads(line) for line in out.splitlines()]
