@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-from openrouter_audit.core.redaction import numbers
+from openrouter_audit.core.redaction import encoded, numbers
 from openrouter_audit.core.redaction.policy import KINDS, OwnPattern, Policy
 from openrouter_audit.core.redaction.rules import RULES, first_bytes
 from openrouter_audit.core.redaction.view import Span, View
@@ -88,7 +88,10 @@ class Engine:
         options = library.Options()
         options.encoding = library.Options.Encoding.LATIN1
         options.log_errors, options.max_mem = False, _HEAD_MEMORY
-        self._heads = library.compile(b"|".join([*(rule.head for rule in RULES), numbers.RUN]), options)
+        heads = b"|".join([*(rule.head for rule in RULES), numbers.RUN])
+        self._heads = library.compile(heads, options)
+        self._encoded = library.compile(encoded.HEAD, options)
+        self._anything = library.compile(heads + b"|" + encoded.HEAD, options)
         self._run = library.compile(numbers.RUN, options)
         # Where a head is known to begin, the standard library says faster which one; none of them can backtrack far.
         compiled = [(first_bytes(rule.head), re.compile(rule.head), rule.judge) for rule in RULES]
@@ -109,6 +112,43 @@ class Engine:
     def is_clean(self, text: bytes) -> bool:
         """Whether a text holds nothing that even begins like a finding: a quick answer for most texts."""
         return not self.own and self._heads.search(text) is None
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether `holds_nothing` ever says yes: not where own patterns or detectors have to see each text by itself."""
+        return not self.own and not self.policy.detectors
+
+    def holds_nothing(self, text: bytes) -> bool:
+        """
+        Whether nothing is found in a text of many lines, nor in what its words of base64 and hex encode.
+
+        A line's end is a quiet place. So where nothing is found in texts that were put together, a line or more each,
+        nothing is found in any of them. Finds more than `search` does: also of classes that are off, which may be long
+        enough to reach into the next line.
+        """
+        if not self.can_tell:
+            return False
+        if self._anything.search(text) is None:  # most texts, in one pass
+            return True
+        return self._judges_nothing(text) and all(
+            self.is_clean(inner.encode("utf-8", "surrogatepass")) for _, _, inner in self.encoded_words(text)
+        )
+
+    def _judges_nothing(self, text: bytes) -> bool:
+        """`_search_once` up to the first finding; a longer text might be cut in other places than its parts."""
+        at, view = 0, View(text, 0, len(text))
+        while (found := self._heads.search(text, at)) is not None:
+            if len(text) > self.piece or any(True for _ in self._judged(view, found.start())):
+                return False
+            at = max(found.start() + 1, view.looked_at)
+        return True
+
+    def encoded_words(self, text: bytes) -> Iterator[tuple[int, int, str]]:
+        """Words of base64 or hex that encode text: where each begins and ends, and its text."""
+        for found in self._encoded.finditer(text):
+            place = encoded.word_at(text, found.start())
+            if place is not None and (inner := encoded.decode(text[place[0] : place[1]])) is not None:
+                yield *place, inner
 
     def last_quiet(self, text: bytes | bytearray, low: int, high: int) -> int:
         """The last quiet place in `(low, high]`; `low` where there is none."""
