@@ -353,7 +353,7 @@ def _named_secret(view: View, start: int, end: int, tail: int) -> Span:
 
 
 def specific(view: View, at: int) -> Span | None:
-    """A key or token whose beginning tells what it is."""
+    """A key, token or block whose beginning tells what it is."""
     for head, judge in _SPECIFIC:
         if head.match(view.text, at, view.end) and (span := judge(view, at)) is not None:
             return span
@@ -452,7 +452,7 @@ RULES: Final = (
     Rule(rb"[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]{4}[ \-]?[A-Z0-9]{3}", _iban),
     Rule(rb"[A-Za-z0-9._%+'\-\x80-\xff](?:@|%40)[A-Za-z0-9\x80-\xff]", _email),
 )
-_SPECIFIC: Final = tuple((re.compile(rule.head), rule.judge) for rule in _API_KEYS)
+_SPECIFIC: Final = tuple((re.compile(rule.head), rule.judge) for rule in (*_API_KEYS, Rule(PEM, _pem)))
 
 
 _FIRST: Final = re.compile(rb"(?P<folded>\(\?i:)|\(\?:|(?P<set>\[(?:\\.|[^\]])+\])")
