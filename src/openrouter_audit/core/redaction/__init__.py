@@ -5,6 +5,7 @@ Patterns and validators only: they find what has a form, not names or addresses.
 and the libraries of the extra `redaction` are loaded when the first text is looked through.
 """
 
+from openrouter_audit.core.redaction.cut import Cut as Cut
 from openrouter_audit.core.redaction.policy import DEFAULT as DEFAULT
 from openrouter_audit.core.redaction.policy import KINDS as KINDS
 from openrouter_audit.core.redaction.policy import Detector as Detector

@@ -130,6 +130,11 @@ class Redactor(Generic[AnyStr]):
         """What is held back now."""
         return len(self._buffer) - self._start
 
+    @property
+    def decided(self) -> int:
+        """Characters, or bytes, that are worked off: whatever comes, nothing more is found in them."""
+        return self._offset
+
     def feed(self, piece: AnyStr) -> AnyStr:
         """Take the next piece and return what is certain now."""
         self._is_text = isinstance(piece, str)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from openrouter_audit.core.redaction import json_text
+from openrouter_audit.core.redaction.cut import Cut
 from openrouter_audit.core.redaction.engine import Engine, engine_for
 from openrouter_audit.core.redaction.json_text import MAX_DEPTH, Members, Number
 from openrouter_audit.core.redaction.policy import DEFAULT, Finding, Policy
@@ -117,7 +118,7 @@ def redact_json(
         text = body.decode()
     except UnicodeDecodeError:
         data, findings = Redaction(engine).redact(body)
-        return RedactedBody(body=data, findings=tuple(findings))
+        return RedactedBody(body=data if findings else body, findings=tuple(findings))
     try:
         value = json_text.parse(text.removeprefix("\ufeff"))
     except ValueError:  # no JSON, or cut: as text, with escapes of ASCII undone so that none hides anything
@@ -205,10 +206,11 @@ class _Walk:
         self._new_names: list[str] = []
         self._clean_names: Mapping[str, str] = _CLEAN_NAMES if redaction.engine.can_tell else {}
         self.findings: list[Finding] = []
+        self._has_dropped = False
 
     @property
     def is_unchanged(self) -> bool:
-        return not self.findings
+        return not self.findings and not self._has_dropped
 
     def was_right(self) -> bool:
         """Whether the texts that were put aside hold nothing; then their names are known from now on."""
@@ -301,6 +303,10 @@ class _Walk:
             return self._media(text, media, place)
         if text.lstrip()[:1] in {"{", "["} and (shown := self._json(text, place, name, siblings, depth)) is not None:
             return shown
+        if isinstance(text, Cut):
+            decided = text.decided(self._redaction.engine, self._in_front(name))
+            self._has_dropped |= len(decided) < len(text)
+            text = decided
         return self.text(text, place, name)
 
     def _user_id(self, text: str, place: Place) -> str:
