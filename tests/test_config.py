@@ -5,6 +5,8 @@ import pytest
 from openrouter_audit.config import Config, load_config
 from openrouter_audit.errors import ConfigError
 
+KEY = b"k" * 32
+
 
 def test_without_file_and_environment_everything_has_its_default(tmp_path):
     assert Config() == load_config(tmp_path / "config.toml", {})
@@ -71,12 +73,68 @@ def test_a_table_in_the_place_of_a_value_is_an_error(tmp_path):
 
 
 def test_the_policy_hash_changes_with_what_decides_about_recording(tmp_path):
-    base, strict = Config().policy(mode="buffer"), Config().policy(mode="strict")
+    base, strict = Config().policy(mode="buffer", key=KEY), Config().policy(mode="strict", key=KEY)
     scoped = load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_ENRICH_SCOPE": "off"})
     shown = load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_REPORT_TZ": "Europe/Berlin"})
 
-    assert 3 == len({base, strict, scoped.policy(mode="buffer")})
-    assert base == shown.policy(mode="buffer")
+    assert 3 == len({base, strict, scoped.policy(mode="buffer", key=KEY)})
+    assert base == shown.policy(mode="buffer", key=KEY)
+
+
+def test_a_rule_about_a_person_changes_the_policy_and_is_not_told_by_it(tmp_path):
+    """
+    P4: the entry says that the settings are others, in a hash that nobody outside the home can try names on.
+    """
+    path = tmp_path / "config.toml"
+    texts = [
+        '[content]\nmode = "redacted"',
+        '[content]\nmode = "redacted"\nrules = [{user = "jane.doe@example.com", mode = "full"}]',
+        '[content]\nmode = "redacted"\nrules = [{user = "john.doe@example.com", mode = "full"}]',
+        '[content]\nmode = "redacted"\n[redact]\noff = ["PHONE"]',
+        '[content]\nmode = "redacted"\n[redact]\naction = "block"',
+    ]
+    facts, policies = [], set()
+    for text in texts:
+        path.write_text(text)
+        config = load_config(path, {})
+        facts.append(config.policy_facts(mode="buffer", key=KEY))
+        policies |= {config.policy(mode="buffer", key=KEY), config.policy(mode="buffer", key=bytes(32))}
+    assert 2 * len(texts) == len(policies)
+    assert not [told for told in facts if "doe" in str(told)]
+    assert ["redacted"] * len(texts) == [told["content_mode"] for told in facts]
+    assert "block" == facts[-1]["redact_action"]
+    assert "content_settings" not in Config().policy_facts(mode="buffer", key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ('[content]\nmode = "some"', "content.mode"),
+        ("[content]\nmax_bytes = 300000", "content.max_bytes"),
+        ('[content]\nrules = [{path = "/x", mode = "full"}]', "content.rules"),
+        ('[redact]\naction = "warn"', "redact.action"),
+        ('[redact]\naction = "report"\noff = ["NAME"]', "redact.off"),
+        ('[redact]\naction = "report"\npatterns = [{name = "ORDER", pattern = "("}]', "redact.patterns"),
+        ('[redact]\naction = "report"\npatterns = [{name = "order", pattern = "x"}]', "redact.patterns"),
+        ('[redact]\naction = "report"\ndetectors = ["no.such.module:it"]', "redact.detectors"),
+        ('[redact]\naction = "report"\ndetectors = ["json"]', "redact.detectors"),
+    ],
+)
+def test_a_setting_about_content_that_cannot_be_meant_is_refused_before_the_first_call(tmp_path, text, setting):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, {}).content_policy()
+    assert setting in str(raised.value.setting)
+
+
+def test_lists_of_redaction_come_from_the_environment_too(tmp_path):
+    environ = {"OPENROUTER_AUDIT_CONTENT_MODE": "preview", "OPENROUTER_AUDIT_REDACT_OFF": "PHONE, IP"}
+    config = load_config(tmp_path / "config.toml", environ)
+
+    assert ("preview", ("PHONE", "IP")) == (config.content.mode, config.redact.off)
+    assert config.content_policy() is not None
+    assert Config().content_policy() is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +170,6 @@ def test_what_a_receiver_is_told_is_off_and_its_names_are_a_closed_list(tmp_path
     environ = {"OPENROUTER_AUDIT_OTEL_ENABLED": "true", "OPENROUTER_AUDIT_OTEL_SCHEMA": "latest"}
     found = load_config(tmp_path / "config.toml", environ)
     assert (True, "latest") == (found.otel.enabled, found.otel.schema)
-    assert Config().policy(mode="buffer") == found.policy(mode="buffer")  # it decides about no record
+    assert Config().policy(mode="buffer", key=KEY) == found.policy(mode="buffer", key=KEY)  # it decides about no record
     with pytest.raises(ConfigError, match=r"1\.36, 1\.41, latest"):
         load_config(tmp_path / "config.toml", {"OPENROUTER_AUDIT_OTEL_SCHEMA": "1.40"})

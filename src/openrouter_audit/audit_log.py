@@ -85,17 +85,20 @@ class AuditLog:
         self.config = config
         self.hosts = hosts
         self.mode: Mode = mode
-        self.policy: str | None = config.policy(mode=mode)
+        sealing_key = load_sealing_public_key(home.keys_dir)
+        facts = config.policy_facts(mode=mode, key=sealing_key)
+        self.policy: str | None = config.policy(mode=mode, key=sealing_key)
+        self.content = config.content_policy()
         self.router_metadata = config.capture.router_metadata
         self._spool = Spool(
             home.spool_dir,
             home.state_dir,
-            load_sealing_public_key(home.keys_dir),
+            sealing_key,
             mode=mode,
             policy=self.policy,
             max_bytes=config.capture.spool_max_bytes,
             recorder=f"openrouter-audit/{__version__}",
-            settings=LogConfig(v=1, id="0" * 32, at_us=0, policy=self.policy, **config.policy_facts(mode=mode)),
+            settings=LogConfig(v=1, id="0" * 32, at_us=0, policy=self.policy, **facts),
             on_process_start=self._begin_sequencing if sequencer else None,
         )
         self.write = self._spool.write

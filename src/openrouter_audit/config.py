@@ -7,23 +7,34 @@ setting that is silently ignored is the worst kind.
 
 from __future__ import annotations
 
+import hmac
+import importlib
 import os
 import tomllib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
+from openrouter_audit.capture.content import MAX_KEPT_BYTES, Action, ContentPolicy, ContentRule
 from openrouter_audit.core.canonical import encode
-from openrouter_audit.core.entries import Mode
+from openrouter_audit.core.entries import ContentMode, Mode
 from openrouter_audit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from openrouter_audit.core.redaction import Policy
 
 _PREFIX = "OPENROUTER_AUDIT_"
 _ALIASES = frozenset({"HOME", "HOSTS", "AUTO"})
 _MAX_FILE_BYTES = 64 * 1024
+_SETTINGS_LABEL = b"openrouter-audit/content-settings/v1\n"
+_LISTS = frozenset(
+    {("capture", "hosts"), *(("redact", name) for name in ("off", "national_ids", "phone_regions", "detectors"))}
+)
+"""Settings that the environment gives as comma lists."""
 _MAX_DOTS = 2_000
 """In a file: `a.a.a.…` makes as many tables one inside the other, and the parser walks through all of them at each step."""
 
@@ -41,8 +52,31 @@ class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    mode: Literal["none"] = "none"
-    """What is kept of prompts and answers: sizes, counts and commitments."""
+    mode: ContentMode = "none"
+    """What is kept of prompts and answers; in `none` sizes, counts and commitments."""
+    max_bytes: Annotated[int, Meta(ge=1024, le=MAX_KEPT_BYTES)] = MAX_KEPT_BYTES
+    """Of one body; of a longer one both ends are kept."""
+    rules: tuple[ContentRule, ...] = ()
+    """For some calls something else; the first that fits counts."""
+
+
+class Pattern(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    pattern: str
+
+
+class Redact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is looked for, as in `core.redaction.Policy`, and what is done where it is found."""
+
+    action: Action = "redact"
+    off: tuple[str, ...] = ()
+    national_ids: tuple[str, ...] = ()
+    phone_regions: tuple[str, ...] | None = None
+    any_phone: bool = False
+    numbered: bool = False
+    patterns: tuple[Pattern, ...] = ()
+    detectors: tuple[str, ...] = ()
+    """`package.module:name` of something that makes a detector when it is called."""
 
 
 class Enrich(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,23 +104,82 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     capture: Capture = Capture()
     content: Content = Content()
+    redact: Redact = Redact()
     enrich: Enrich = Enrich()
     otel: Otel = Otel()
     report: Report = Report()
 
-    def policy(self, *, mode: Mode) -> str:
-        """SHA-256 of what decides about recording; intents carry it, `log.config` spells it out."""
-        return sha256(encode(self.policy_facts(mode=mode))).hexdigest()
+    def content_policy(self) -> ContentPolicy | None:
+        """
+        What is kept of bodies; None where that is nothing, and nothing is looked for in them.
 
-    def policy_facts(self, *, mode: Mode) -> dict[str, Any]:
-        asks = {"router_metadata": True} if self.capture.router_metadata else {}
+        Raises:
+            ConfigError: A class, country, pattern or detector cannot be meant.
+            ExtraMissing: The extra `redaction` is not installed.
+        """
+        if self.redact.action == "redact" and self.content.mode == "none" and not self.content.rules:
+            return None
+        policy = ContentPolicy(
+            mode=self.content.mode,
+            action=self.redact.action,
+            redaction=self.redaction_policy(),
+            rules=self.content.rules,
+            max_bytes=self.content.max_bytes,
+        )
+        return None if policy.is_idle else policy
+
+    def redaction_policy(self) -> Policy:
+        """
+        What redaction looks for.
+
+        Raises:
+            ConfigError: A class, country, pattern or detector cannot be meant.
+        """
+        from openrouter_audit.core.redaction import DEFAULT, OwnPattern, Policy
+
+        asked = self.redact
+        return Policy(
+            off=frozenset(asked.off),
+            national_ids=asked.national_ids,
+            phone_regions=DEFAULT.phone_regions if asked.phone_regions is None else asked.phone_regions,
+            any_phone=asked.any_phone,
+            numbered=asked.numbered,
+            patterns=tuple(OwnPattern(name=own.name, pattern=own.pattern) for own in asked.patterns),
+            detectors=tuple(_detector(name) for name in asked.detectors),
+        )
+
+    def policy(self, *, mode: Mode, key: bytes) -> str:
+        """SHA-256 of what decides about recording; intents carry it, `log.config` spells it out."""
+        return sha256(encode(self.policy_facts(mode=mode, key=key))).hexdigest()
+
+    def policy_facts(self, *, mode: Mode, key: bytes) -> dict[str, Any]:
+        """
+        Args:
+            key: 32 bytes that stay in the home. Rules may name people, so only a keyed hash of them leaves it (P4).
+        """
+        more: dict[str, Any] = {"router_metadata": True} if self.capture.router_metadata else {}
+        if self.redact.action != "redact":
+            more["redact_action"] = self.redact.action
+        if self.content != Content() or self.redact != Redact():
+            said = msgspec.json.encode((self.content, self.redact), order="deterministic")
+            more["content_settings"] = hmac.digest(key, _SETTINGS_LABEL + said, "sha256").hex()
         return {
-            **asks,
+            **more,
             "mode": mode,
             "content_mode": self.content.mode,
             "enrich_scope": self.enrich.scope,
             "hosts": sorted(self.capture.hosts),
         }
+
+
+def _detector(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise ConfigError(
+            f"the detector {name!r} cannot be made: {type(error).__name__}: {error}", setting="redact.detectors"
+        ) from error
 
 
 def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -135,7 +228,7 @@ def _overlay(settings: dict[str, Any], name: str, value: str) -> None:
     table = settings.setdefault(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"settings: [{section}] is no table", setting=section)
-    table[key] = _split(value) if (section, key) == ("capture", "hosts") else value
+    table[key] = _split(value) if (section, key) in _LISTS else value
 
 
 def _split(value: str) -> list[str]:

@@ -9,6 +9,7 @@ Every exception raised on purpose.
     ├── KeyMissing                       a key is needed and was not given
     ├── AlreadyInstalled                 `install()` with another home
     ├── AuditUnavailable                 nothing was sent
+    ├── ContentBlocked                   nothing was sent
     ├── SpoolError                       a record is not in the spool
     ├── TelemetryUnavailable             not known to be told; it will be told again
     ├── JournalUnavailable               nothing was written
@@ -101,6 +102,16 @@ class AuditUnavailable(OpenRouterAuditError):
         """One word for counters, for example `full`, `readonly`, `closed`."""
         self.retry_after_s = retry_after_s
         """Seconds after which a new try makes sense; the gateway's `Retry-After`."""
+
+
+class ContentBlocked(OpenRouterAuditError):
+    """The request holds what `redact.action = "block"` forbids to send: nothing was sent, and the log says so."""
+
+    def __init__(self, *, kinds: tuple[str, ...], call_id: str) -> None:
+        super().__init__(f"nothing was sent: the request holds {', '.join(kinds)} (call {call_id})")
+        self.kinds = kinds
+        """Classes of what was found, never what it is; `WITHHELD` where the request could not be looked through."""
+        self.call_id = call_id
 
 
 class SpoolError(OpenRouterAuditError):

@@ -442,7 +442,7 @@ def test_the_journal_refuses_to_be_rewritten(home):
     check_log(home)
 
 
-@pytest.mark.parametrize(("database", "version"), [("journal_path", 1), ("vault_path", 2)])
+@pytest.mark.parametrize(("database", "version"), [("journal_path", 1), ("vault_path", 3)])
 def test_databases_run_with_the_settings_they_rely_on(home, database, version):
     from openrouter_audit.journal.sqlite import open_connection
 

@@ -1,11 +1,13 @@
 """What can be erased: its file through the formats it has had, and what it keeps of a call."""
 
 import apsw
+import msgspec
 import pytest
-from tests.journal.homes import an_intent, drain, new_home, new_spool, of_kind
+from tests.journal.homes import an_intent, an_outcome, drain, new_home, new_spool, of_kind
 
-from openrouter_audit.core.entries import Claimed, Context, Decision, Private
+from openrouter_audit.core.entries import Claimed, Content, Context, Decision, Private
 from openrouter_audit.errors import JournalUnavailable
+from openrouter_audit.journal.sequencer import Sequencer
 from openrouter_audit.journal.vault import PrivateCall, Vault
 
 FIRST_FORMAT = (
@@ -51,7 +53,7 @@ def test_a_vault_of_the_first_format_is_read_as_it_is(old):
 
 def test_a_vault_of_the_first_format_is_brought_to_this_one_by_whoever_writes(old):
     with Vault.open(old) as vault, Vault.open(old) as second:
-        assert 2 == vault._connection.execute("PRAGMA user_version").get
+        assert 3 == vault._connection.execute("PRAGMA user_version").get
         second.put_calls([PrivateCall(call_id="c2", context=CONTEXT)])
         second.commit()
         assert {"c1": OLD_CALL, "c2": PrivateCall(call_id="c2", context=CONTEXT)} == vault.calls(["c1", "c2"])
@@ -66,7 +68,7 @@ def test_a_vault_brought_to_this_format_is_as_one_made_in_it(old, tmp_path):
         with Vault.open(path) as vault:
             return [
                 list(vault._connection.execute(f"PRAGMA table_info({table})"))
-                for table in ("subjects", "aliases", "calls", "notes")
+                for table in ("subjects", "aliases", "calls", "contents", "notes")
             ]
 
     assert columns(tmp_path / "new.db") == columns(old)
@@ -88,9 +90,9 @@ def test_a_crash_on_the_way_to_this_format_leaves_the_old_one(old, monkeypatch):
 @pytest.mark.parametrize("read_only", [True, False])
 def test_a_vault_of_a_format_to_come_is_refused(old, read_only):
     connection = apsw.Connection(str(old))
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(JournalUnavailable, match="format 3"):
+    with pytest.raises(JournalUnavailable, match="format 4"):
         Vault.open(old, read_only=read_only)
 
 
@@ -118,3 +120,58 @@ def test_a_context_that_is_not_as_it_should_be_costs_nothing_else(tmp_path):
         kept = vault.calls([intent["id"]])[intent["id"]]
     assert ("s", bytes(32), None) == (kept.session_id, kept.commitment_key, kept.context)
     assert intent["subject"] == kept.subject
+
+
+BODY = Content(mode="redacted", text=b"{}", whole_bytes=2)
+
+
+def test_bodies_reach_the_vault_with_their_records_and_no_entry(tmp_path):
+    home = new_home(tmp_path)
+    spool = new_spool(home)
+    intent = an_intent()
+    token = spool.write(intent, Private(content=BODY))
+    spool.write(
+        an_outcome(intent), Private(content=msgspec.structs.replace(BODY, text=b"canary", cut="size")), follows=token
+    )
+    entries = drain(home)
+    assert "canary" not in str(entries)
+    with Vault.open(home.vault_path, read_only=True) as vault:
+        kept = vault.contents(intent.id)
+        assert {} == vault.contents("0" * 32)
+    assert ["request", "answer"] == list(kept)
+    assert (BODY, b"canary", "size") == (kept["request"], kept["answer"].text, kept["answer"].cut)
+
+
+def test_a_spool_that_fills_leaves_bodies_out_and_says_so(tmp_path):
+    home = new_home(tmp_path)
+    spool = new_spool(home)
+    spool.drops_bodies = True
+    intent = an_intent()
+    spool.write(intent, Private(user="alice", content=BODY))
+    drain(home)
+    with Vault.open(home.vault_path, read_only=True) as vault:
+        assert Content(mode="redacted", text=b"", whole_bytes=2, cut="spool") == vault.contents(intent.id)["request"]
+
+
+def test_bodies_do_not_make_a_transaction_of_any_size(tmp_path):
+    """
+    Eight MiB are a batch, whatever of it is bodies: memory stays flat however much waits.
+    """
+    home = new_home(tmp_path)
+    spool = new_spool(home)
+    body = msgspec.structs.replace(BODY, text=bytes(190_000))
+    for _ in range(100):
+        spool.write(an_intent(), Private(content=body))
+    sizes = []
+    sequencer = Sequencer(home)
+    put = sequencer._vault.put_contents
+    sequencer._vault.put_contents = lambda contents: (sizes.append(len(contents)), put(contents))
+    sequencer.drain()
+    sequencer.close()
+    assert 100 == sum(sizes)
+    assert max(sizes) < 50
+
+
+def test_a_vault_without_bodies_is_read_as_it_is(old):
+    with Vault.open(old, read_only=True) as vault:
+        assert {} == vault.contents("c1")

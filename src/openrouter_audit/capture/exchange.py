@@ -33,6 +33,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from openrouter_audit.capture.answer_facts import Answer
 from openrouter_audit.capture.attribution import Scope, reference_for
@@ -60,6 +61,7 @@ from openrouter_audit.core.entries import CallIntent, CallOutcome, Mode, Private
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from openrouter_audit.capture.content import CallContent, ContentPolicy
     from openrouter_audit.capture.failures import Failure
     from openrouter_audit.capture.grouping import Place
     from openrouter_audit.capture.identities import CallIdentity
@@ -152,6 +154,8 @@ class CallExchange(Struct, eq=False):
     _decoder: Decoder | None = None
     _undecodable: bool = False
     _facts: dict[str, Any] = {}
+    content: CallContent | None = None
+    """What is kept of the bodies; None where that is nothing, and nothing is looked for in them."""
     over: bool = False
     """The outcome was given."""
 
@@ -169,6 +173,7 @@ class CallExchange(Struct, eq=False):
         mode: Mode,
         policy: str | None,
         clock: Clock,
+        keeps: ContentPolicy | None = None,
     ) -> tuple[CallExchange, CallIntent, Private]:
         """The exchange, and its intent, to be written before the first byte of the request leaves."""
         now = clock.monotonic_ns
@@ -179,6 +184,12 @@ class CallExchange(Struct, eq=False):
         caller = caller_of(request.headers)
         asked = read_request(body) if body else _NOTHING_ASKED
         fields = {**asked.fields, "router_metadata": True} if request.router_metadata else asked.fields
+        content = None if keeps is None else _content(keeps, request, identity.call_key, scope, asked, caller.key_hash)
+        if content is not None:
+            asked = replace(asked, claims=content.cleaned(asked.claims))
+            fields = {**fields, "findings": content.request_findings}
+            if content.mode != "none":
+                fields["content_mode"] = content.mode
         intent = CallIntent(
             v=1,
             id=identity.call_id,
@@ -207,8 +218,12 @@ class CallExchange(Struct, eq=False):
             Answer(kind.endpoint, tools_offered="tool_count" in asked.fields or body is None),
             start,
             caller.api_key,
+            content=content,
         )
-        return exchange, intent, _private(request, identity.call_key, at_us, scope, asked)
+        private = _private(request, identity.call_key, at_us, scope, asked)
+        if content is not None and content.request is not None:
+            private = replace(private, content=content.request)
+        return exchange, intent, private
 
     def head(self, status: int, headers: Mapping[bytes, bytes], hops: tuple[RedirectHop, ...] = ()) -> None:
         """Status line and header fields (lower-case names) came."""
@@ -228,6 +243,8 @@ class CallExchange(Struct, eq=False):
         if encoding is not None and (encoding := encoding.strip().lower()) not in {b"identity", b""}:
             self._decoder = decoder_for(encoding.decode("latin-1"))
             self._undecodable = self._decoder is None
+        if self.content is not None and (self._endpoint != "embeddings" or status >= 400):
+            self.content.begin_answer(headers.get(b"content-type", b""))  # else it is made of numbers
         if status < 400 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
             markers, self._endings = _MARKERS.get(self._endpoint, (ALL_MARKERS, ALL_ENDINGS))
             if self._answer.tools_offered:
@@ -271,6 +288,8 @@ class CallExchange(Struct, eq=False):
             self._commitment.update(piece)
         if self._expected == len(piece) <= KEEP_BYTES and self._decoder is None and not self._undecodable:
             self._answer.read_body(piece)  # as most answers come: whole
+            if self.content is not None:
+                self.content.feed(piece)
             return self._outcome("success", complete=True)
         if self._decoder is None:
             ended = not self._undecodable and self._read(piece)
@@ -388,9 +407,9 @@ class CallExchange(Struct, eq=False):
             return self._outcome("error", complete=False)
         return self._outcome("cancelled" if interrupted else "abandoned", complete=False)
 
-    def refused(self) -> CallOutcome:
+    def refused(self, code: str = "AuditUnavailable") -> CallOutcome:
         """We did not let it be sent, although its intent is written."""
-        self._facts.update(error_code="AuditUnavailable", error_source="client")
+        self._facts.update(error_code=code, error_source="client")
         return self._outcome("refused", complete=False)
 
     def _is_bodiless(self) -> bool:
@@ -411,6 +430,8 @@ class CallExchange(Struct, eq=False):
 
     def _read(self, data: bytes) -> bool:
         """Decoded bytes; True when the terminal event is among them."""
+        if self.content is not None:
+            self.content.feed(data)
         scanner = self._scanner
         if scanner is None:
             if self._kept is None:
@@ -467,6 +488,8 @@ class CallExchange(Struct, eq=False):
             facts.pop("error_type", None)
         if "generation_id" in facts:
             facts.setdefault("generation_source", "header")
+        if self.content is not None:
+            facts["findings"] = self.content.end_answer()
         seen = http_status is not None
         outcome = CallOutcome(
             v=1,
@@ -488,6 +511,25 @@ class CallExchange(Struct, eq=False):
 
 
 _NOTHING_ASKED = RequestFacts()
+
+
+def _content(
+    keeps: ContentPolicy,
+    request: SentRequest,
+    call_key: bytes,
+    scope: Scope | None,
+    asked: RequestFacts,
+    key_hash: str | None,
+) -> CallContent | None:
+    facts = {
+        "endpoint": request.target.route.endpoint,
+        "model": asked.fields.get("model"),
+        "key": key_hash,
+        "user": (None if scope is None else scope.user) or asked.user,
+    }
+    content_type = request.headers.get(b"content-type", b"")
+    tags = {} if scope is None else scope.tags
+    return keeps.begin(request.body, content_type, call_key=call_key, facts=facts, tags=tags)
 
 
 def _private(request: SentRequest, call_key: bytes, at_us: int, scope: Scope | None, asked: RequestFacts) -> Private:

@@ -4,7 +4,7 @@ One call between an adapter and a recorder: feeds the exchange, writes what it g
 Adapters for any client library call `begin` before they send and then tell what passes by. The intent is written when
 `begin` returns, the outcome when the telling method returns, so an adapter keeps the promises (P1, C10) by telling first
 and handing on afterwards. A fault of ours is counted and logged once, without content; the call goes on as if nobody
-watched, and its outcome says what is known. The one exception let through is `AuditUnavailable`, before anything is sent.
+watched, and its outcome says what is known. The exceptions let through are `AuditUnavailable` and `ContentBlocked`, before anything is sent.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from openrouter_audit.capture.identities import new_identity
 from openrouter_audit.capture.openrouter import headers_of
 from openrouter_audit.capture.recorder import FinishedCall, Recorder
 from openrouter_audit.core.entries import AlertRaised, CallIntent, CallOutcome, LogLoss, Private, RedirectHop
-from openrouter_audit.errors import AuditUnavailable
+from openrouter_audit.errors import AuditUnavailable, ContentBlocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from openrouter_audit.capture.content import CallContent
 
 MAX_ALERTS = 1_000
 """Titles with a name in them that one process tells of; a person has understood by then."""
@@ -89,6 +91,7 @@ class RecordedCall(Struct, eq=False):
 
         Raises:
             AuditUnavailable: The spool takes no record, or strict mode met a fault of ours: nothing may be sent.
+            ContentBlocked: The request holds what the settings forbid to send: nothing may be sent, and the outcome is written.
         """
         try:
             identity = new_identity()
@@ -96,16 +99,26 @@ class RecordedCall(Struct, eq=False):
             scope = current_scope()
             mode = recorder.mode
             exchange, intent, private = CallExchange.begin(
-                sent, identity, place=place, scope=scope, mode=mode, policy=recorder.policy, clock=clock
+                sent,
+                identity,
+                place=place,
+                scope=scope,
+                mode=mode,
+                policy=recorder.policy,
+                clock=clock,
+                keeps=getattr(recorder, "content", None),
             )
             token = recorder.write(intent, private)
             if private.context is not None and (title := names_person(private)) is not None:
                 _alert(recorder, intent, title)
             receipt = None if scope is None else scope.receipt(intent.id, place.attempt)
-            return cls(
+            call = cls(
                 recorder, sent, place, exchange, intent, private, exchange.body, mode == "strict", token, receipt
             )
-        except AuditUnavailable:
+            if exchange.content is not None:
+                call._act_on(exchange.content)
+            return call
+        except (AuditUnavailable, ContentBlocked):
             raise
         except Exception as error:
             faults.count("begin", error)
@@ -113,6 +126,16 @@ class RecordedCall(Struct, eq=False):
                 raise AuditUnavailable("this call could not be recorded, by a fault of ours", reason="fault") from error
             _record_loss(recorder, clock)
             return None
+
+    def _act_on(self, content: CallContent) -> None:
+        """Do what the settings say about what was found in the request."""
+        if content.error is not None:
+            faults.count("content", content.error)
+        if content.reports:
+            _say(self._recorder, self.intent, "content_found")
+        if content.blocks:
+            self.ended(self._exchange.refused("ContentBlocked"))
+            raise ContentBlocked(kinds=content.blocks, call_id=self.intent.id)
 
     def sync_intent(self) -> None:
         """
@@ -225,7 +248,7 @@ class RecordedCall(Struct, eq=False):
         self.over = True
         token, self._sent = self._token, None
         try:
-            written = self._recorder.write(outcome, follows=token)
+            written = self._recorder.write(outcome, self._answer_kept(), follows=token)
             self._token = written if self.strict else None
             self.unsynced = self.strict
         except Exception as error:
@@ -246,6 +269,14 @@ class RecordedCall(Struct, eq=False):
         except Exception as error:
             faults.count("finished", error)
 
+    def _answer_kept(self) -> Private | None:
+        content = self._exchange.content
+        if content is None:
+            return None
+        if content.error is not None:
+            faults.count("content", content.error)
+        return None if content.answer is None else Private(content=content.answer)
+
 
 _alerted: WeakKeyDictionary[Recorder, set[str]] = WeakKeyDictionary()
 """By recorder, the titles that it was told of: an application that has one says it with every call."""
@@ -257,11 +288,17 @@ def _alert(recorder: Recorder, intent: CallIntent, title: str) -> None:
         known = _alerted.setdefault(recorder, set())
         if title not in known and len(known) < MAX_ALERTS:
             known.add(title)
-            recorder.write(
-                AlertRaised(v=1, id=os.urandom(16).hex(), at_us=intent.at_us, rule="user_id_in_title", call=intent.id)
-            )
+            _say(recorder, intent, "user_id_in_title")
     except Exception as error:
         faults.count("alert", error)  # the call itself is recorded
+
+
+def _say(recorder: Recorder, intent: CallIntent, rule: str) -> None:
+    """Raise an alert about a call; where that cannot be written the call itself still is."""
+    try:
+        recorder.write(AlertRaised(v=1, id=os.urandom(16).hex(), at_us=intent.at_us, rule=rule, call=intent.id))
+    except Exception as error:
+        faults.count("alert", error)
 
 
 def _record_loss(recorder: Recorder, clock: Clock) -> None:

@@ -44,7 +44,8 @@ class Recorder(Protocol):
     policy: str | None
     """SHA-256 of the settings in force, as hex; stands in every intent."""
 
-    # A recorder may have `router_metadata`, true where its requests shall ask for router metadata (`asking`).
+    # A recorder may have `router_metadata`, true where its requests shall ask for router metadata (`asking`), and `content`,
+    # a `ContentPolicy`, where something is kept of bodies or looked for in them.
 
     def write(self, facts: Facts, private: Private | None = None, *, follows: object | None = None) -> object:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import sys
 import time
 from collections.abc import Iterator
@@ -135,3 +136,11 @@ def print_rows(
         print_table(columns, rows, title=title)
         if not rows:
             hint("no calls; openrouter-audit doctor says why")
+
+
+def operator() -> str | None:
+    """The system's name for who runs this; goes to the vault. None where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
 import sys
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from openrouter_audit.cli.common import HomeOption, flush, now_us, progress, reading
+from openrouter_audit.cli.common import HomeOption, flush, now_us, operator, progress, reading
 from openrouter_audit.core.entries import AccessExported, Private
 from openrouter_audit.reports.people import join_people
 from openrouter_audit.reports.period import parse_period
@@ -54,7 +53,7 @@ def export(
                 since_us=period.since_us,
                 until_us=period.until_us,
             ),
-            Private(operator=_operator()),
+            Private(operator=operator()),
         )
         flush(source.audit, quiet=True)
         total = source.reports.count(since=period.since, until=period.until)
@@ -69,11 +68,3 @@ def _write(rows: Any, style: str, tell: Any) -> None:
         sys.stdout.write(line)
         if number % _REPORT_EVERY == 0:
             tell(number)
-
-
-def _operator() -> str | None:
-    """The system's name for who runs this; goes to the vault. None where it has none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None

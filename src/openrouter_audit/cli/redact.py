@@ -1,14 +1,19 @@
-"""`openrouter-audit redact`: what would be stored of a file, and why; nothing is."""
+"""`openrouter-audit redact`: what mode `redacted` would keep of a body, and why; nothing is kept."""
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from openrouter_audit.core.redaction import Policy, RedactedBody, redact_json
+from openrouter_audit.capture.assembly import assembled
+from openrouter_audit.cli.common import HomeOption
+from openrouter_audit.config import load_config
+from openrouter_audit.core.redaction import RedactedBody, redact_json
+from openrouter_audit.journal.home import Home
 
 _MAX_PLACES = 3
 
@@ -20,9 +25,10 @@ def redact(
     any_phone: bool = False,
     national_id: Annotated[tuple[str, ...], Parameter(name="--national-id", negative=())] = (),
     off: Annotated[tuple[str, ...], Parameter(name="--off", negative=())] = (),
+    home: HomeOption = None,
 ) -> None:
     """
-    Show what redaction leaves of standard input, and what it found.
+    Show what redaction leaves of standard input, and what it found, by the settings in [redact] and these.
 
     Parameters
     ----------
@@ -37,8 +43,15 @@ def redact(
     off:
         A class that is left as it is.
     """
-    policy = Policy(numbered=numbered, any_phone=any_phone, national_ids=national_id, off=frozenset(off))
-    done = redact_json(sys.stdin.buffer.read(), policy)
+    policy = load_config(Home.locate(home).config_path).redaction_policy()
+    policy = replace(
+        policy,
+        numbered=numbered or policy.numbered,
+        any_phone=any_phone or policy.any_phone,
+        national_ids=tuple(dict.fromkeys((*policy.national_ids, *national_id))),
+        off=policy.off | frozenset(off),
+    )
+    done = redact_json(sys.stdin.buffer.read(), policy, assemble=assembled)
     if format == "json":
         _print_json(done)
         return

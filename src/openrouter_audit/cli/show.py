@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
+from openrouter_audit.capture.attribution import MAX_WORD
+from openrouter_audit.capture.json_text import clean
 from openrouter_audit.cli import EXIT_BAD_DATA
-from openrouter_audit.cli.common import Format, HomeOption, Reading, hint, reading
+from openrouter_audit.cli.common import Format, HomeOption, Reading, flush, hint, now_us, operator, reading
+from openrouter_audit.core.entries import AccessContent, Content, Private
 from openrouter_audit.errors import ConfigError
 from openrouter_audit.journal.former import WholeHistory
 from openrouter_audit.reports.people import join_people
@@ -27,6 +32,8 @@ def show(
     call: str,
     /,
     *,
+    content: Annotated[bool, Parameter(negative=())] = False,
+    reason: str | None = None,
     home: HomeOption = None,
     format: Format = "table",  # noqa: A002 - the option's name (C3)
 ) -> int:
@@ -37,9 +44,19 @@ def show(
     ----------
     call:
         A call id, the beginning of one that only one call has, or a generation id.
+    content:
+        Show what is kept of request and answer too. That it is shown, to whom and why is recorded first.
+    reason:
+        Why the content is looked at; --content needs it.
     """
     if not call:
         raise ConfigError("CALL is empty")
+    if content and not (reason and reason.strip()):
+        raise ConfigError("--content needs --reason: it is recorded who looks, and why")
+    if reason and not content:
+        raise ConfigError("--reason goes with --content")
+    if content and format == "csv":
+        raise ConfigError("--content has no CSV form: take json, or table")
     with reading(home) as source:
         found = source.reports.find(call)
         exact = [row for row in found if call == row["call_id"]] or found
@@ -53,15 +70,43 @@ def show(
         (row,) = join_people(exact[:1], source.vault, context=True)
         entries = _entries_of(row, source)
         answers = _answers(row, entries, source)
+        bodies = _contents(row["call_id"], str(reason), source) if content else None
     context = row.pop("context", None)
     more = {name: value for name, value in (("answers", answers), ("context", context)) if value}
     if format == "json":
-        print(json_text({"call": row, "entries": entries} | more))
+        shown = {"content": {part: _plain(body) for part, body in bodies.items()}} if bodies is not None else {}
+        print(json_text({"call": row, "entries": entries} | more | shown))
     elif format == "csv":
         sys.stdout.writelines(csv_lines(COLUMNS, [row]))
     else:
         _print_page(row, answers, context or {}, entries)
+        if bodies is not None:
+            _print_contents(bodies)
     return 0
+
+
+def _contents(call_id: str, reason: str, source: Reading) -> dict[str, Content]:
+    """What is kept of the call's bodies; that somebody reads it is in the spool before it is read (P9)."""
+    source.audit.write(
+        AccessContent(v=1, id=secrets.token_hex(16), at_us=now_us(), call=call_id),
+        Private(operator=operator(), reason=clean(reason, MAX_WORD)),
+    )
+    flush(source.audit, quiet=True)
+    return source.vault.contents(call_id)
+
+
+def _plain(body: Content) -> dict[str, Any]:
+    told = {"mode": body.mode, "bytes": body.whole_bytes, "text": body.text.decode("utf-8", "replace")}
+    return told if body.cut is None else told | {"cut": body.cut}
+
+
+def _print_contents(bodies: dict[str, Content]) -> None:
+    if not bodies:
+        print("\nno content is kept of this call")
+    for part, body in bodies.items():
+        why = {"size": ", both ends", "spool": ", left out because the spool was full"}.get(body.cut or "", "")
+        print(f"\n{part} ({body.mode}, {body.whole_bytes} bytes{why})")
+        print("\n".join(printable(line) for line in body.text.decode("utf-8", "replace").splitlines()))
 
 
 def _entries_of(row: dict[str, Any], source: Reading) -> list[dict[str, Any]]:

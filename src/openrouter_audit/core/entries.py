@@ -64,6 +64,7 @@ Endpoint = Literal[
     "unclassified",
 ]
 Mode = Literal["strict", "buffer", "best_effort"]
+ContentMode = Literal["none", "preview", "redacted", "full"]
 
 MAX_ENTRY_BYTES = 16 * 1024
 """Hard limit of an entry; C2SP bundles allow 65,535. Lists are bounded above, so only a fault of ours comes near it."""
@@ -136,6 +137,14 @@ class ToolCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     argument_bytes: Count | None = None
 
 
+class Found(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What redaction found of one class in a body. Where, and what, is not said."""
+
+    kind: Word
+    """`EMAIL`, `API_KEY`, or the name of a pattern from the settings."""
+    count: Count
+
+
 class CallIntent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call.intent"):
     """About to send. Written before the first byte of the request leaves (P1, C24)."""
 
@@ -173,6 +182,10 @@ class CallIntent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call
     """C8: over the raw body as sent."""
     router_metadata: bool | None = None
     """The recorder added `X-OpenRouter-Metadata: enabled` to the request, as it was told to: nothing else is ever added."""
+    content_mode: ContentMode | None = None
+    """What is kept of this call's bodies, in the vault; absent where that is nothing."""
+    findings: Annotated[tuple[Found, ...], Meta(max_length=32)] = ()
+    """What redaction found in the request; absent also where it was not looked through."""
     mode: Mode | None = None
     policy: Digest | None = None
     """SHA-256 of the capture and content settings in force; `log.config` says what they are."""
@@ -224,6 +237,8 @@ class CallOutcome(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="cal
     attempts: Annotated[tuple[RouterAttempt, ...], Meta(max_length=16)] = ()
     redirects: Annotated[tuple[RedirectHop, ...], Meta(max_length=16)] = ()
     response_commitment: Digest | None = None
+    findings: Annotated[tuple[Found, ...], Meta(max_length=32)] = ()
+    """What redaction found in the answer."""
 
 
 class CallCost(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="call.cost"):
@@ -357,6 +372,10 @@ class LogConfig(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="log.c
     enrich_scope: Word
     hosts: Annotated[tuple[HostPort, ...], Meta(max_length=64)] = ()
     router_metadata: bool | None = None
+    redact_action: Word | None = None
+    """What happens where redaction finds something, if that is more than redacting."""
+    content_settings: Digest | None = None
+    """Keyed hash of all settings about content and redaction; absent where none is set. They may name people, so no more is said."""
 
 
 class AccessExported(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="access.exported"):
@@ -369,6 +388,16 @@ class AccessExported(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="
     tree_size: Count
     since_us: Count | None = None
     until_us: Count | None = None
+
+
+class AccessContent(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="access.content"):
+    """Somebody is about to read what is kept of a call's bodies; written before it is shown (P9)."""
+
+    call: Reference
+    operator: Reference | None = None
+    """Who, by reference into the vault."""
+    reason: Reference | None = None
+    """Why, in words of the operator's, by reference into the vault."""
 
 
 class AlertRaised(Facts, frozen=True, kw_only=True, omit_defaults=True, tag="alert.raised"):
@@ -392,6 +421,7 @@ Entry = (
     | LogUnreadable
     | LogConfig
     | AccessExported
+    | AccessContent
     | AlertRaised
 )
 KINDS: tuple[type[Facts], ...] = (
@@ -406,6 +436,7 @@ KINDS: tuple[type[Facts], ...] = (
     LogUnreadable,
     LogConfig,
     AccessExported,
+    AccessContent,
     AlertRaised,
 )
 
@@ -463,6 +494,18 @@ class Context(Struct, frozen=True, kw_only=True, omit_defaults=True):
     span: Span | None = None
 
 
+class Content(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of one body: its text as the mode leaves it."""
+
+    mode: ContentMode
+    text: bytes
+    """UTF-8, of JSON where the body was; in mode `full` whatever bytes it was."""
+    whole_bytes: int
+    """Length of `text` before anything was left out of it."""
+    cut: Literal["size", "spool"] | None = None
+    """Why something was: it is longer than `content.max_bytes`, or the spool was so full that no bodies go into it."""
+
+
 class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What may not stand in the tree: goes from the spool to the vault, and can be erased there (C9)."""
 
@@ -483,6 +526,9 @@ class Private(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str | None = None
     pid: int | None = None
     operator: str | None = None
+    reason: str | None = None
+    content: Content | None = None
+    """Of the request beside an intent, of the answer beside an outcome."""
 
 
 def kind_of(record: Facts) -> str:

@@ -12,17 +12,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from openrouter_audit.core.canonical import encode
 from openrouter_audit.core.entries import (
     MAX_ENTRY_BYTES,
+    AccessContent,
     AccessExported,
     CallImported,
     CallIntent,
     CallOutcome,
+    Content,
     Entry,
     Facts,
     LogLoss,
@@ -37,7 +39,7 @@ from openrouter_audit.journal.drain import Source
 from openrouter_audit.journal.files import sync_directory, write_synced
 from openrouter_audit.journal.segments import FRAME_HEAD_BYTES, HEADER_BYTES, MARKER_BYTES, Damage, Frame
 from openrouter_audit.journal.sqlite import Position
-from openrouter_audit.journal.vault import PrivateCall, Vault
+from openrouter_audit.journal.vault import KeptContent, PrivateCall, Vault
 from openrouter_audit.journal.writer_state import WAITED, WriterCounts
 
 FULL_ENTRIES: Final = 8192
@@ -79,6 +81,7 @@ class Batch:
         self.text_bytes = 0
         self.after: dict[str, Position] = {}
         self.private_calls: list[PrivateCall] = []
+        self.contents: list[KeptContent] = []
         self.notes: list[tuple[str, str, str]] = []
         self.opened_calls: dict[str, tuple[str, int]] = {}
         self.closed_calls: list[str] = []
@@ -231,15 +234,32 @@ class Batch:
                 if private.user is not None:
                     subject = self._vault.subject_for(private.user, at_us=facts.at_us, proposed=private.reference)
                 self.private_calls.append(_private_call(facts.id, subject, private))
+                if private.content is not None:
+                    self._keep(facts.id, "request", private.content)
             return _replace(facts, writer=writer, subject=subject)
         if private is not None:
-            if private.operator is not None and isinstance(facts, AccessExported):
-                self.notes.append((facts.id, "operator", private.operator))
-                return _replace(facts, writer=writer, operator=facts.id)
+            if isinstance(facts, CallOutcome) and private.content is not None:
+                self._keep(facts.id, "answer", private.content)
+            elif isinstance(facts, AccessExported | AccessContent):
+                return self._access(facts, private, writer)
             if isinstance(facts, LogOpened):
                 self.notes.append((facts.id, "host", str(private.host)))
                 self.notes.append((facts.id, "pid", str(private.pid)))
         return _replace(facts, writer=writer)
+
+    def _keep(self, call_id: str, part: Literal["request", "answer"], content: Content) -> None:
+        self.contents.append(KeptContent(call_id, part, content))
+        self.text_bytes += len(content.text)  # they make a transaction large as entries do
+
+    def _access(self, facts: AccessExported | AccessContent, private: Private, writer: Writer) -> Facts:
+        """Who reads, and why, are the operator's own words: the entry refers to them."""
+        said = {
+            name: words
+            for name in ("operator", "reason")
+            if (words := getattr(private, name)) is not None and name in facts.__struct_fields__
+        }
+        self.notes += [(facts.id, name, words) for name, words in said.items()]
+        return _replace(facts, writer=writer, **dict.fromkeys(said, facts.id))
 
     def _follow_call(self, facts: Facts, segment: str) -> None:
         if isinstance(facts, CallIntent):

@@ -204,6 +204,7 @@ class Sequencer:
             return
         # 2. The vault first (C9).
         self._vault.put_calls(batch.private_calls)
+        self._vault.put_contents(batch.contents)
         self._vault.put_notes(batch.notes)
         self._vault.commit()
         # 3. The journal, fenced.

@@ -342,6 +342,8 @@ class Spool:
             if isinstance(follows, LostIntent) and follows.pid == self._pid:
                 self._count("no_intent")
             return None  # or begun by the parent of a fork: it speaks for this exchange
+        if self.drops_bodies and private is not None:
+            private = _without_body(private)
         try:
             plain = _ENCODE((facts, private, None))
         except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):
@@ -596,6 +598,13 @@ class Spool:
                 self._uncounted.pour_into(segment.state)
             else:
                 logger.warning("%d records were lost, and no disk takes that count", self._uncounted.total)
+
+
+def _without_body(private: Private) -> Private:
+    content = private.content
+    if content is None:
+        return private
+    return msgspec.structs.replace(private, content=msgspec.structs.replace(content, text=b"", cut="spool"))
 
 
 def _loss_reason(word: str, error: Exception) -> LossReason:

@@ -16,18 +16,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 import apsw
 import msgspec
 
-from openrouter_audit.core.entries import Context
+from openrouter_audit.core.entries import Content, Context
 from openrouter_audit.errors import JournalUnavailable
 from openrouter_audit.journal.sqlite import create_schema, open_connection
 
-SCHEMA_VERSION = 2
-_READABLE = (1, 2)
+SCHEMA_VERSION = 3
+_READABLE = (1, 2, 3)
 """Formats that a reader takes as they are: nobody may have written here since this program came."""
+_CONTENTS = (
+    "CREATE TABLE contents (call_id TEXT NOT NULL, part TEXT NOT NULL, mode TEXT NOT NULL, text BLOB NOT NULL,"
+    " whole_bytes INTEGER NOT NULL, cut TEXT, wrapped_key BLOB, epoch INTEGER, PRIMARY KEY (call_id, part)) STRICT"
+)
+"""What people wrote, as far as it is kept: `part` is `request` or `answer`."""
 _SCHEMA = (
     # A person in a month. `reference` is what entries carry; `wrapped_key` and `epoch` are for erasing.
     "CREATE TABLE subjects (reference TEXT PRIMARY KEY, user_id TEXT, month TEXT NOT NULL, wrapped_key BLOB,"
@@ -40,13 +45,15 @@ _SCHEMA = (
     # Host and pid of a process, operator of an access: free text that other kinds of entries refer to by their id.
     "CREATE TABLE notes (id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (id, name))"
     " STRICT, WITHOUT ROWID",
+    _CONTENTS,
     "CREATE INDEX calls_subject ON calls (subject)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _UPGRADES = {
     1: ("ALTER TABLE calls ADD COLUMN context TEXT", "PRAGMA user_version = 2"),
+    2: (_CONTENTS, "PRAGMA user_version = 3"),
 }
-"""From each format to the next. Columns are added at the end and may be null: no row is written anew."""
+"""From each format to the next. Tables are added, and columns that may be null at the end: no row is written anew."""
 _REMEMBERED_SUBJECTS = 50_000
 _QUERY_PIECE = 500
 
@@ -65,6 +72,17 @@ class PrivateCall:
     context: Context | None = None
     base_url: str | None = None
     path: str | None = None
+
+
+class KeptContent(NamedTuple):
+    """A body, as far as it is kept. Printing it shows nothing of it."""
+
+    call_id: str
+    part: Literal["request", "answer"]
+    content: Content
+
+    def __repr__(self) -> str:
+        return f"KeptContent({self.call_id}, {self.part})"
 
 
 def _upgrade(connection: apsw.Connection) -> None:
@@ -101,6 +119,7 @@ class Vault:
     def __init__(self, connection: apsw.Connection, *, version: int = SCHEMA_VERSION) -> None:
         self._connection = connection
         self._context = "context" if version > 1 else "NULL"
+        self._has_contents = version > 2
         self._subjects: dict[tuple[str, str], str] = {}
         self._aliases: set[str] = set()
 
@@ -213,6 +232,16 @@ class Vault:
                 rows,
             )
 
+    def put_contents(self, contents: Iterable[KeptContent]) -> None:
+        """Keep bodies; what is already there stays as it is."""
+        rows = [(call, part, kept.mode, kept.text, kept.whole_bytes, kept.cut) for call, part, kept in contents]
+        if rows:
+            with self._writing() as connection:
+                connection.executemany(
+                    "INSERT OR IGNORE INTO contents (call_id, part, mode, text, whole_bytes, cut) VALUES (?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+
     def put_notes(self, notes: Iterable[tuple[str, str, str]]) -> None:
         """Keep free text that an entry refers to by `id`: rows of id, name, value."""
         with self._writing() as connection:
@@ -244,6 +273,18 @@ class Vault:
                     path=path,
                 )
         return found
+
+    def contents(self, call_id: str) -> dict[str, Content]:
+        """What is kept of a call's bodies, by part."""
+        if not self._has_contents:
+            return {}
+        rows = self._connection.execute(
+            "SELECT part, mode, text, whole_bytes, cut FROM contents WHERE call_id = ? ORDER BY part DESC", (call_id,)
+        )
+        return {
+            part: Content(mode=mode, text=text, whole_bytes=whole_bytes, cut=cut)
+            for part, mode, text, whole_bytes, cut in rows
+        }
 
     def users(self, references: Sequence[str]) -> dict[str, str]:
         """User ids of subject references (aliases too); erased and unknown ones are left out."""
