@@ -192,7 +192,6 @@ def caller_of(headers: Mapping[bytes, bytes]) -> Caller:
         headers.get(b"authorization"),
         headers.get(b"x-api-key"),
         headers.get(b"user-agent"),
-        headers.get(b"x-stainless-package-version"),
     )
     caller = _callers.get(said)
     if caller is None:
@@ -223,18 +222,21 @@ def sdk(headers: Mapping[bytes, bytes]) -> str | None:
     """
     Which client made the request, `openai/3.54.0`.
 
-    Knows the forms `OpenAI/Python 3.54.0` with `x-stainless-package-version`, Speakeasy's
-    `speakeasy-sdk/python 1.3.84 2.914.0 1.0.0 openrouter`, and the common `name/version …`.
+    Knows the forms `OpenAI/Python 3.54.0`, Speakeasy's `speakeasy-sdk/python 1.3.84 2.914.0 1.0.0 openrouter`, aiohttp's
+    `Python/3.11 aiohttp/3.14.5`, and the common `name/version …`. What libraries above an SDK put in its place is theirs:
+    `x-stainless-package-version` is not looked at, which goes on to tell the version of the SDK below.
     """
-    agent, version = headers.get(b"user-agent", b""), headers.get(b"x-stainless-package-version")
-    parts = agent[:256].decode("latin-1").split()
+    parts = headers.get(b"user-agent", b"")[:256].decode("latin-1").split()
     if not parts:
         return None
-    if parts[0].startswith("speakeasy-sdk/") and len(parts) > 2:
-        return f"{parts[-1]}/{parts[1]}"
-    if version is not None:
-        name = parts[0].partition("/")[0].lower().removeprefix("async")
-        return f"{name}/{version[:64].decode('latin-1')}"
+    name, _, version = parts[0].partition("/")
+    if len(parts) > 1:
+        if name == "speakeasy-sdk" and len(parts) > 2:
+            return f"{parts[-1]}/{parts[1]}"
+        if name == "Python":
+            return parts[1]
+        if version[:1].isalpha() and parts[1][:1].isdigit():
+            return f"{name.lower().removeprefix('async')}/{parts[1]}"
     return parts[0]
 
 
