@@ -8,6 +8,8 @@ import pytest
 from langchain_openrouter import ChatOpenRouter
 from tests.clients.recorded import KEY, MODEL, QUESTION
 
+import openrouter_audit
+
 
 @pytest.fixture(params=["bare", "attributed"])
 def model(watched, request):
@@ -32,7 +34,13 @@ def test_ainvoke_and_astream_are_recorded_once(watched, model):
     watched.check("success", "success")
 
 
-def test_a_batch_over_threads_is_recorded_once(watched, model):
-    assert 4 == len(model.batch([f"{QUESTION} {number}" for number in range(4)]))
+def test_a_batch_over_threads_and_tasks_is_recorded_once(watched, model):
+    """
+    Its threads and tasks inherit the context of the caller, attribution included.
+    """
+    with openrouter_audit.attribution(user="alice") as receipts:
+        assert 4 == len(model.batch([f"{QUESTION} {number}" for number in range(4)]))
+        assert 4 == len(asyncio.run(model.abatch([f"{QUESTION} {number}" for number in range(4)])))
 
-    watched.check(*["success"] * 4)
+    calls = watched.check(*["success"] * 8)
+    assert {call.intent["id"] for call in calls} == {receipt.call_id for receipt in receipts}

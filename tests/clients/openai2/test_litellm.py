@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 
 import pytest
-from tests.clients.recorded import EMBEDDING_MODEL, KEY, MESSAGES, MODEL
+from tests.cli.programs import a_desk
+from tests.clients.recorded import EMBEDDING_MODEL, KEY, MESSAGES, MODEL, calls_of
+from tests.journal.homes import drain
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks a code host for prices when it is imported
 import litellm
@@ -42,12 +45,37 @@ def test_acompletion_plain_and_streamed_is_recorded_once(watched, provider):
     watched.check("success", "success")
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_its_retries_are_calls(watched, provider):
+@pytest.mark.parametrize(("provider", "groups"), [("openrouter", 2), ("openai", 1)])
+def test_its_retries_are_calls(watched, provider, groups):
+    """
+    Its own retries say nothing of what they repeat; those of openai below it are attempts.
+    """
     watched.fake.script([{"status": 503}])
     litellm.completion(**asked(provider, watched.url), num_retries=1)
 
-    watched.check("error", "success")
+    calls = watched.check("error", "success")
+    assert groups == len({call.intent["group"] for call in calls})
+
+
+LEFT = f"""
+import os, litellm
+question = {{"model": "openrouter/{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}
+question |= {{"api_base": os.environ["OPENAI_BASE_URL"], "api_key": os.environ["OPENAI_API_KEY"]}}
+for chunk in litellm.completion(**question, stream=True):
+    break
+"""
+
+
+def test_a_stream_that_is_left_is_abandoned_when_the_process_ends_at_the_latest(tmp_path):
+    """
+    litellm may keep hold of it until then.
+    """
+    with a_desk(tmp_path) as desk:
+        desk.fake.script([{"gap_ms": 200, "tokens": 40}])
+        desk.write("app.py", LEFT)
+        desk.run(sys.executable, "app.py")
+        (call,) = calls_of(drain(desk.home))
+    assert "abandoned" == call.status
 
 
 def test_embeddings_are_recorded_once(watched):

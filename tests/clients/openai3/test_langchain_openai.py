@@ -8,6 +8,8 @@ import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from tests.clients.recorded import EMBEDDING_MODEL, KEY, MODEL, QUESTION
 
+import openrouter_audit
+
 
 @pytest.fixture
 def model(watched):
@@ -32,12 +34,14 @@ def test_ainvoke_and_astream_are_recorded_once(watched, model):
 
 def test_a_batch_over_threads_and_tasks_is_recorded_once(watched, model):
     """
-    Its threads and tasks inherit the context of the caller, hooks included.
+    Its threads and tasks inherit the context of the caller, hooks and attribution included.
     """
-    assert 4 == len(model.batch([f"{QUESTION} {number}" for number in range(4)]))
-    assert 4 == len(asyncio.run(model.abatch([f"{QUESTION} {number}" for number in range(4)])))
+    with openrouter_audit.attribution(user="alice") as receipts:
+        assert 4 == len(model.batch([f"{QUESTION} {number}" for number in range(4)]))
+        assert 4 == len(asyncio.run(model.abatch([f"{QUESTION} {number}" for number in range(4)])))
 
-    watched.check(*["success"] * 8)
+    calls = watched.check(*["success"] * 8)
+    assert {call.intent["id"] for call in calls} == {receipt.call_id for receipt in receipts}
 
 
 def test_the_responses_api_and_embeddings_are_recorded_once(watched):
