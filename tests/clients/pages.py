@@ -59,6 +59,9 @@ RUNS = {
     "requests": Run(environments=(DEVELOPMENT,)),
 }
 
+SERVED = ("celery", "gunicorn", "notebooks")
+"""Pages whose programs are served by others: tests/clients/servers runs them in its own ways."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
@@ -146,17 +149,31 @@ def run(name: str, folder: Path, *, refused: bool = False) -> Ran:
     with FakeOpenRouter(seed=19) as fake:
         fake.script([REFUSAL] * refused + ([answer] * len(told(name, HELD)) if answer else []))
         environment = environment_of(fake.port, home)
-        programs = [start(program, number, folder, environment) for number, program in enumerate(programs_of(name))]
-        calls = calls_of(drain(home))
-        compare(calls, fake.calls())
-        exported = python(folder, environment, "-m", "openrouter_audit", "export").stdout
+        programs = [
+            start(program, f"example_{number}.py", folder, environment)
+            for number, program in enumerate(programs_of(name))
+        ]
+        calls, rows = recorded(home, fake, environment)
     return Ran(
         codes=[program.returncode for program in programs],
         printed="".join(program.stdout for program in programs),
         said="".join(program.stderr for program in programs),
         calls=calls,
-        rows=[json.loads(line) for line in exported.splitlines()],
+        rows=rows,
     )
+
+
+def recorded(home: Home, fake: FakeOpenRouter, environment: dict[str, str]) -> tuple[list[Call], list[dict[str, Any]]]:
+    """
+    The calls of a log that is proven and agrees with the books, and the same as `openrouter-audit export` shows them.
+
+    In the order in which they were made: a log has those of several processes in the order in which it takes them in.
+    """
+    calls = calls_of(drain(home))
+    compare(calls, fake.calls())
+    rows = map(json.loads, python(home.path, environment, "-m", "openrouter_audit", "export").stdout.splitlines())
+    by_time = sorted(calls, key=lambda call: call.intent["at_us"])
+    return by_time, sorted(rows, key=lambda row: row["timestamp"])
 
 
 def programs_of(name: str) -> list[str]:
@@ -164,17 +181,20 @@ def programs_of(name: str) -> list[str]:
     return [body for _, body in blocks(text_of(name), "python")]
 
 
-def start(program: str, number: int, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """The program as the page has it, but for the address."""
+def start(program: str, name: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    (folder / name).write_text(at_emulator(program, environment))
+    return python(folder, environment, name)
+
+
+def at_emulator(program: str, environment: dict[str, str]) -> str:
+    """A program as its page has it, but for the address."""
     assert OPENROUTER in program
-    path = folder / f"example_{number}.py"
-    path.write_text(program.replace(OPENROUTER, f"http://{environment['OPENROUTER_AUDIT_HOSTS']}/api"))
-    return python(folder, environment, path.name)
+    return program.replace(OPENROUTER, f"http://{environment['OPENROUTER_AUDIT_HOSTS']}/api")
 
 
 def environment_of(port: int, home: Home) -> dict[str, str]:
     """A reader's, with nothing in it that another client or recorder was told."""
-    foreign = ("OPENROUTER", "OPENAI", "ANTHROPIC", "LANGCHAIN", "LANGSMITH", "LITELLM")
+    foreign = ("OPENROUTER", "OPENAI", "ANTHROPIC", "LANGCHAIN", "LANGSMITH", "LITELLM", "CELERY")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {
         "OPENROUTER_API_KEY": KEY,

@@ -6,7 +6,6 @@ and every client has its page, every page its run.
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 import pytest
 from tests.capture.websocket_server import WebSocketServer
@@ -14,6 +13,7 @@ from tests.clients.pages import (
     DEVELOPMENT,
     FOLDER,
     RUNS,
+    SERVED,
     check_example,
     check_refusal,
     environment_of,
@@ -23,7 +23,7 @@ from tests.clients.pages import (
     start,
     text_of,
 )
-from tests.docs.pages import ROOT, blocks, links, page, section
+from tests.docs.pages import ROOT, blocks, links, page
 from tests.journal.homes import check_log, drain, of_kind
 
 from openrouter_audit.journal.home import Home
@@ -33,7 +33,9 @@ WEBSOCKETS = "websockets"
 """Nothing of them is recorded: their page says so, and has a test of its own."""
 REQUIREMENTS = ROOT / "requirements"
 NO_CLIENTS = {"editables", "hatchling", "pytest"}
-OTHER_NAMES = {"pydantic-ai-slim": "pydantic-ai"}
+OTHER_NAMES = {"pydantic-ai-slim": "pydantic-ai", "ipykernel": "notebooks"}
+ENVIRONMENTS = {WEBSOCKETS: (DEVELOPMENT,), **dict.fromkeys(SERVED, ("servers",))}
+"""Of pages that are run in other ways than most."""
 
 
 def required(path: str) -> set[str]:
@@ -57,7 +59,7 @@ def test_a_websocket_is_an_alert_and_no_call_as_its_page_says(tmp_path):
     (_, console), *_ = blocks(text_of(WEBSOCKETS), "console")
     with WebSocketServer() as server:
         environment = environment_of(server.port, home)
-        ran = start(program, 0, tmp_path, environment)
+        ran = start(program, "app.py", tmp_path, environment)
         assert (0, "connected\n", "") == (ran.returncode, ran.stdout, ran.stderr)
         assert 1 == server.connections
     entries = drain(home)
@@ -74,39 +76,45 @@ def test_a_websocket_is_an_alert_and_no_call_as_its_page_says(tmp_path):
 
 
 def test_every_page_is_run():
-    assert {*RUNS, WEBSOCKETS} == PAGES
+    assert {*RUNS, *SERVED, WEBSOCKETS} == PAGES
     for name, run in RUNS.items():
         assert run.environments, name
     for group in {group for run in RUNS.values() for group in run.environments} - {DEVELOPMENT}:
         tests = (ROOT / "tests" / "clients" / group / "test_pages.py").read_text()
         for part in (f'pages_of("{group}")', "check_example(name", "check_refusal(name"):
             assert part in tests, group
+    tests = (ROOT / "tests" / "clients" / "servers" / "test_pages.py").read_text()
+    assert set(SERVED) == set(re.findall(r'programs_of\("(\w+)"\)', tests))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *SERVED, WEBSOCKETS])
 def test_a_page_is_run_with_what_it_says_to_install(name):
     (_, shell), *_ = blocks(text_of(name), "sh")
     installed = re.search(r"^pip install openrouter-audit (.*)$", shell, re.MULTILINE)[1]
     packages = {re.match(r"[\w-]+", package.strip("'"))[0] for package in installed.split()}
-    for environment in RUNS[name].environments:
+    for environment in ENVIRONMENTS.get(name) or RUNS[name].environments:
         path = "dev.txt" if environment == DEVELOPMENT else f"clients/{environment}.txt"
         assert packages <= required(path), environment
 
 
-@pytest.mark.parametrize("group", ["openai2", "openai3"])
-def test_every_client_of_a_group_has_a_page_that_is_run_in_it(group):
+@pytest.mark.parametrize(
+    ("group", "pages"),
+    [("openai2", pages_of("openai2")), ("openai3", pages_of("openai3")), ("servers", [*SERVED, "openai"])],
+)
+def test_every_client_of_a_group_has_a_page_that_is_run_in_it(group, pages):
+    """In the group of servers openai is what their programs ask with."""
     clients = required(f"clients/{group}.in") - NO_CLIENTS
     assert clients
-    assert {OTHER_NAMES.get(client, client) for client in clients} <= set(pages_of(group))
+    assert {OTHER_NAMES.get(client, client) for client in clients} <= set(pages)
 
 
 def test_every_client_that_the_reference_names_has_a_page():
-    """Each row of its first two tables leads to one, and all pages are led to; so does the index."""
+    """Each row of its tables of clients leads to one; the reference leads to all pages, and so does the index."""
     reference = page("docs/reference/clients.md")
     rows = re.findall(r"^\| (\[?`.*?) \|", reference.partition("\n## ")[0], re.MULTILINE)
-    led = [PurePosixPath(target) for row in rows for target in links(row)]
-    assert len(rows) == len(led)
-    assert {PurePosixPath("../how-to/clients") / f"{name}.md" for name in PAGES - {WEBSOCKETS}} == set(led)
-    assert f"../how-to/clients/{WEBSOCKETS}.md" in links(section(reference, "WebSockets"))
+    assert [1] * len(rows) == [len(links(row)) for row in rows]
+    target = "../how-to/clients/{}.md".format
+    assert {target(name) for name in RUNS} == {link for row in rows for link in links(row)}
+    assert {target(name) for name in PAGES} <= set(links(reference))
     index = re.findall(r"^\| \[.*?\]\((.*?)\) \|", page(f"{FOLDER}/README.md"), re.MULTILINE)
     assert sorted(f"{name}.md" for name in PAGES) == sorted(index)
