@@ -482,6 +482,69 @@ def speed(cases: dict[str, tuple[Tool, str]], rounds: int) -> dict[str, float]:
     return {name: round(median(each), 2) for name, each in taken.items()}
 
 
+def bodies(clean: str) -> dict[str, bytes]:
+    """What is walked inside a call: requests and answers of usual sizes, and the same with something to find."""
+    question = "What is the capital of France, and how many people live there?"
+    answer = "The capital of France is Paris, with about two million people."
+
+    def request(content: str, **more: object) -> bytes:
+        system = {"role": "system", "content": "You are a helpful assistant."}
+        body = {
+            "model": "openai/gpt-5.2",
+            "messages": [system, {"role": "user", "content": content}],
+            "temperature": 0.2,
+            **more,
+        }
+        return json.dumps(body).encode()
+
+    def response(content: str) -> bytes:
+        message = {"role": "assistant", "content": content, "refusal": None, "reasoning": None}
+        choice = {
+            "logprobs": None,
+            "finish_reason": "stop",
+            "native_finish_reason": "stop",
+            "index": 0,
+            "message": message,
+        }
+        usage = {
+            "prompt_tokens": 14,
+            "completion_tokens": 9,
+            "total_tokens": 23,
+            "cost": 0.000123,
+            "cost_details": {"upstream_inference_cost": None},
+        }
+        head = {"id": "gen-1764000000-" + "abcdefghijklmnopqrst", "provider": "OpenAI", "model": "openai/gpt-5.2"}
+        return json.dumps(
+            head | {"object": "chat.completion", "created": 1764000000, "choices": [choice], "usage": usage}
+        ).encode()
+
+    found = " Write to jane.doe@example.com."
+    return {
+        "body: short request": request(question),
+        "body: short answer": response(answer),
+        "body: 100 KB request": request(clean[:100_000]),
+        "body: short request, end user named": request(question, user="u-123"),
+        "body: short request, address": request(question + found),
+        "body: short answer, address": response(answer + found),
+        "body: 100 KB request, address": request(clean[:100_000] + found),
+    }
+
+
+def body_times(clean: str, rounds: int) -> dict[str, tuple[float, float]]:
+    """Microseconds of processor time of one walk: the median of rounds in which the bodies take turns, and the least."""
+    from openrouter_audit.core.redaction import redact_json
+
+    taken: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, body in bodies(clean).items():
+            repeats = max(20, 100_000 // len(body))
+            started = time.process_time()
+            for _ in range(repeats):
+                redact_json(body)
+            taken[name].append((time.process_time() - started) / repeats * 1e6)
+    return {name: (round(median(each), 1), round(min(each), 1)) for name, each in taken.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
@@ -539,6 +602,7 @@ def main() -> None:
                     if not any(s <= a and b <= e for s, e in covered)
                 ]
     figures |= {"labelled": styles, "labels": len(labels)}
+    figures["body_us"] = body_times(clean, 5 if arguments.quick else 15)
     if not arguments.json:
         show(figures, accuracy, rates)
     print(json.dumps(figures, ensure_ascii=False))
@@ -554,6 +618,9 @@ def show(figures: dict[str, object], accuracy: dict[str, dict[str, float]], rate
     print("MB/s (processor time)")
     for name, rate in rates.items():
         print(f"  {name:38}{rate:10.2f}")
+    print("microseconds of the calling thread for a body: median, least")
+    for name, (middle, least) in figures["body_us"].items():  # type: ignore[attr-defined]
+        print(f"  {name:38}{middle:10.1f}{least:10.1f}")
     print(f"microseconds for a clean KB: {figures['us_per_clean_kb']}")
     print(f"other styles, {figures['labels']} labels: {figures['labelled']}")
     for name in figures["not_installed"]:  # type: ignore[attr-defined]

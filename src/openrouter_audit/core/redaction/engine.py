@@ -135,24 +135,26 @@ class Engine:
         """
         if not self.can_tell:
             return False
-        if self._anything.search(text) is None:  # most texts, in one pass
+        first = self._anything.search(text)
+        if first is None:  # most texts, in one pass
             return True
-        return self._judges_nothing(text) and all(
-            self.is_clean(inner.encode("utf-8", "surrogatepass")) for _, _, inner in self.encoded_words(text)
+        return self._judges_nothing(text, first.start()) and all(
+            self.is_clean(inner.encode("utf-8", "surrogatepass"))
+            for _, _, inner in self.encoded_words(text, first.start())
         )
 
-    def _judges_nothing(self, text: bytes) -> bool:
+    def _judges_nothing(self, text: bytes, at: int) -> bool:
         """`_search_once` up to the first finding; a longer text might be cut in other places than its parts."""
-        at, view = 0, View(text, 0, len(text))
+        view = View(text, 0, len(text))
         while (found := self._heads.search(text, at)) is not None:
             if len(text) > self.piece or any(True for _ in self._judged(view, found.start())):
                 return False
             at = max(found.start() + 1, view.looked_at)
         return True
 
-    def encoded_words(self, text: bytes) -> Iterator[tuple[int, int, str]]:
+    def encoded_words(self, text: bytes, start: int = 0) -> Iterator[tuple[int, int, str]]:
         """Words of base64 or hex that encode text: where each begins and ends, and its text."""
-        for found in self._encoded.finditer(text):
+        for found in self._encoded.finditer(text, start):
             place = encoded.word_at(text, found.start())
             if place is not None and (inner := encoded.decode(text[place[0] : place[1]])) is not None:
                 yield *place, inner

@@ -273,10 +273,16 @@ class _Walk:
         for given, value in members:
             name = shown_name = str(given)
             if name not in self._clean_names:
-                self._new_names.append(name)
-                shown_name = self.text(name, (place, None), "")
+                shown_name = self._name(name, place)
             walked.append((shown_name, self.value(value, (place, shown_name), name, members, depth + 1)))
         return walked
+
+    def _name(self, name: str, place: Place) -> str:
+        if self._supposing:
+            self._new_names.append(name)
+        elif self._redaction.engine.holds_nothing(as_bytes(name)):
+            _CLEAN_NAMES.learn([name])
+        return self.text(name, (place, None), "")
 
     def _number(self, value: Any, text: str, place: Place, name: str) -> Any:
         """A number that is somebody's becomes a tag, so a string."""
@@ -287,7 +293,10 @@ class _Walk:
         if self._supposing:
             self._aside += ("\n", self._in_front(name), text)
             return value
-        shown, findings = self._redaction.redact(text, self._in_front(name))
+        before = self._in_front(name)
+        if self._redaction.engine.holds_nothing(as_bytes(before + text)):
+            return value
+        shown, findings = self._redaction.redact(text, before)
         self._note(findings, place)
         return value if not findings else shown
 
@@ -319,7 +328,10 @@ class _Walk:
         if self._supposing:
             self._aside += ("\n", self._in_front(name), text)
             return text
-        shown, findings = self._redaction.redact(text, self._in_front(name))
+        before = self._in_front(name)
+        if self._redaction.engine.holds_nothing(as_bytes(before + text)):
+            return text
+        shown, findings = self._redaction.redact(text, before)
         self._note(findings, place)
         return self._decoded(shown, place)
 
