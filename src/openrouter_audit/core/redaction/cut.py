@@ -32,7 +32,7 @@ class Cut(str):
         """Of this text what is no beginning of anything; `context` is what stands in front of it."""
         text = str(self)
         redactor = _fed(text, engine, context)
-        if redactor.held_bytes <= SIGHT:  # so it ends at a quiet place
+        if redactor.held_bytes <= SIGHT:  # as nearly always; what is decided ends at a quiet place
             return text[: redactor.decided]
         redactor = _fed(text, engine.narrowed(piece=_PIECE, ahead=_AHEAD), context)
         return text[: redactor.decided].rstrip(_IN_WORDS)
