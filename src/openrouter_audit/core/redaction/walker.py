@@ -63,12 +63,22 @@ _PERSONAL: Final = frozenset(
 )
 _OPAQUE: Final = frozenset({"encrypted_content", "signature", "thought_signature"})
 _MEDIA: Final = frozenset({"b64_json", "file_data", "partial_image_b64", "image_base64", "audio_base64"})
+_MAY_BE_MEDIA: Final = _OPAQUE | _MEDIA | {"data"}
+"""Members that may hold media however short they are; any other may where it is long, or says so."""
 _MEDIA_NAMED: Final = frozenset({"format", "media_type", "mime_type", "mimeType"})
 _MEDIA_TYPE: Final = re.compile(r"(?:[A-Za-z]{2,20}/[A-Za-z0-9.+-]{1,60}|[A-Za-z0-9]{2,8})\Z")
 _MEDIA_BESIDE: Final = _MEDIA_NAMED | {"transcript", "expires_at", "type"}
 """Members whose neighbour `data` is media, however short."""
 _FEWEST_DIGITS: Final = 7
 """Of what may be somebody's number."""
+_NOBODYS_NUMBER: Final = re.compile(r"-?[0-9]{0,6}\Z|-?[0-9]*(?:\.|[eE])").match
+"""Too few digits, or a fraction: a price, a probability."""
+_TIMES: Final = frozenset({"created", "created_at", "completed_at", "expires_at"})
+_TIME_DIGITS: Final = 10
+_GENERATION_ID: Final = re.compile(r"gen-[0-9]{10}-[A-Za-z0-9]{20}\Z").match
+_MODEL: Final = re.compile(r"~?[a-z0-9-]{2,32}/[a-z][a-z0-9.-]{1,62}(?::[a-z]{1,16})?\Z").match
+"""Every answer has a time, such an id and a model, whose digits take longer to judge than all the rest of a short one. They are in
+the entry anyway."""
 _ESCAPE: Final = re.compile(r"\\u00([0-7][0-9a-fA-F])")
 _TAGGED_USER: Final = re.compile(r"\[USER_ID(?:_[0-9]+)?\]\Z")
 _TAGGED_MEDIA: Final = re.compile(r"\[MEDIA [^\]\n]*\]\Z")
@@ -288,7 +298,7 @@ class _Walk:
         """A number that is somebody's becomes a tag, so a string."""
         if name in self._personal:
             return self._user_id(text, place)
-        if len(text) < _FEWEST_DIGITS or sum(letter.isdigit() for letter in text) < _FEWEST_DIGITS:
+        if len(text) < _FEWEST_DIGITS or _NOBODYS_NUMBER(text) or (len(text) == _TIME_DIGITS and name in _TIMES):
             return value
         if self._supposing:
             self._aside += ("\n", self._in_front(name), text)
@@ -305,12 +315,19 @@ class _Walk:
             return text
         if name in self._personal:
             return self._user_id(text, place)
+        if (name == "model" and _MODEL(text)) or (text.startswith("gen-") and _GENERATION_ID(text)):
+            return text
         if text.startswith("[MEDIA ") and _TAGGED_MEDIA.match(text) and text.count("]") == 1:
             return self.text(text, place, name) if "@" in text else text
-        media = self._media_type(text, name, siblings)
-        if media is not None:
-            return self._media(text, media, place)
-        if text.lstrip()[:1] in {"{", "["} and (shown := self._json(text, place, name, siblings, depth)) is not None:
+        if name in _MAY_BE_MEDIA or len(text) >= _LONG_BASE64 or "data:" in text[:64].lower():
+            media = self._media_type(text, name, siblings)
+            if media is not None:
+                return self._media(text, media, place)
+        if (
+            (text[0] in "{[" or text[0].isspace())
+            and text.lstrip()[:1] in {"{", "["}
+            and (shown := self._json(text, place, name, siblings, depth)) is not None
+        ):
             return shown
         if isinstance(text, Cut):
             decided = text.decided(self._redaction.engine, self._in_front(name))
