@@ -459,6 +459,19 @@ def test_free_words_beside_the_body_are_redacted_with_it():
     assert {"name": "[API_KEY]"} == private.context.claimed.trace
 
 
+def test_equal_values_of_a_call_get_equal_numbers_in_request_and_answer():
+    fake = recorder(redaction=Policy(numbered=True))
+    said = "from john@example.com to jane.doe@example.com"
+    with (
+        answering({"choices": [{"message": {"content": "jane.doe@example.com, and max@example.com"}}]}) as server,
+        installed(fake),
+    ):
+        ask(server, said)
+
+    assert b"from [EMAIL_1] to [EMAIL_2]" in kept(fake, "CallIntent")[1].text
+    assert b"[EMAIL_2], and [EMAIL_3]" in kept(fake, "CallOutcome")[1].text
+
+
 # Assembly -----------------------------------------------------------------------------------------------------------
 
 

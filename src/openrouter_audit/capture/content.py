@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from openrouter_audit.capture.assembly import StreamAssembler
-    from openrouter_audit.core.redaction import Finding, Policy
+    from openrouter_audit.core.redaction import Finding, Numbers, Policy
 
 Action = Literal["redact", "report", "block"]
 
@@ -169,6 +169,7 @@ class CallContent:
         self.blocks: tuple[str, ...] = ()
         """Classes of what forbids to send the request."""
         self.error: Exception | None = None
+        self._numbers: Numbers = {}
         self._type = b""
         self._assembler: StreamAssembler | None = None
         self._pieces: list[bytes] | None = None
@@ -196,7 +197,7 @@ class CallContent:
         try:
             from openrouter_audit.core.redaction import redact_json
 
-            return dict(redact_json(words, self._redaction).body)
+            return dict(redact_json(words, self._redaction, numbers=self._numbers).body)
         except Exception as error:
             self.error = error
             return {}
@@ -228,6 +229,12 @@ class CallContent:
         """The answer is over: what was found in it; `answer` is what is kept."""
         assembler, pieces = self._assembler, self._pieces
         self._assembler = self._pieces = None
+        try:
+            return self._answered(assembler, pieces)
+        finally:
+            self._numbers = {}  # values, until now
+
+    def _answered(self, assembler: StreamAssembler | None, pieces: list[bytes] | None) -> tuple[Found, ...]:
         if self._room < 0:
             self.answer, found = self._withheld()
         elif assembler is not None:
@@ -262,7 +269,9 @@ class CallContent:
     def _redacted(self, said: Any, part: str) -> tuple[bytes, Sequence[Finding]]:
         from openrouter_audit.core.redaction import redact_json
 
-        done = redact_json(said, self._redaction, commit=lambda media: self._commitment(media, part))
+        done = redact_json(
+            said, self._redaction, commit=lambda media: self._commitment(media, part), numbers=self._numbers
+        )
         return done.body if isinstance(done.body, bytes) else _dumped(done.body), done.findings
 
     def _media(self, body: bytes, content_type: bytes, part: str) -> bytes:

@@ -12,6 +12,7 @@ from openrouter_audit.core.redaction.policy import Detector as Detector
 from openrouter_audit.core.redaction.policy import Finding as Finding
 from openrouter_audit.core.redaction.policy import OwnPattern as OwnPattern
 from openrouter_audit.core.redaction.policy import Policy as Policy
+from openrouter_audit.core.redaction.redactor import Numbers as Numbers
 from openrouter_audit.core.redaction.redactor import Redactor as Redactor
 from openrouter_audit.core.redaction.redactor import redact as redact
 from openrouter_audit.core.redaction.redactor import redact_pii as redact_pii

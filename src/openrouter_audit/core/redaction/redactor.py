@@ -19,6 +19,7 @@ from openrouter_audit.core.redaction.rules import PEM_TAIL, TAILS, pem_end
 from openrouter_audit.core.redaction.view import Span, View
 
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
+Numbers = dict[tuple[str, bytes], int]
 _WITHHELD: Final = "[WITHHELD]"
 
 
@@ -57,9 +58,9 @@ def redact_pii(text: str) -> str:
 class Redaction:
     """Several texts of one call: equal values get equal numbers, where the policy asks for numbers."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, numbers: Numbers | None = None) -> None:
         self.engine = engine
-        self.numbers: dict[tuple[str, bytes], int] = {}
+        self.numbers: Numbers = {} if numbers is None else numbers
         """By class and value. It holds what was found, so it lives only as long as the call is worked on."""
 
     def redact(self, text: AnyStr, context: str = "") -> tuple[AnyStr, list[Finding]]:

@@ -33,7 +33,7 @@ from openrouter_audit.core.redaction.cut import Cut
 from openrouter_audit.core.redaction.engine import Engine, engine_for
 from openrouter_audit.core.redaction.json_text import MAX_DEPTH, Members, Number
 from openrouter_audit.core.redaction.policy import DEFAULT, Finding, Policy
-from openrouter_audit.core.redaction.redactor import Redaction, as_bytes, as_text
+from openrouter_audit.core.redaction.redactor import Numbers, Redaction, as_bytes, as_text
 
 Commit = Callable[[bytes], str]
 """Text of a commitment to what a media field held, as it stood in the body."""
@@ -99,7 +99,12 @@ class RedactedBody:
 
 
 def redact_json(
-    body: Any, policy: Policy = DEFAULT, *, commit: Commit | None = None, assemble: Assemble | None = None
+    body: Any,
+    policy: Policy = DEFAULT,
+    *,
+    commit: Commit | None = None,
+    assemble: Assemble | None = None,
+    numbers: Numbers | None = None,
 ) -> RedactedBody:
     """
     Redact a body in whatever shape it is.
@@ -112,56 +117,62 @@ def redact_json(
         policy: What is looked for.
         commit: Makes the commitment that stands in place of media; without it only type and size do. Asked once for each.
         assemble: Makes one value of an event stream.
+        numbers: Those given so far, where several bodies of one call are redacted and the policy numbers what it finds: an empty
+            dictionary for the first of them. It holds what was found.
 
     Raises:
         ExtraMissing: The extra `redaction` is not installed.
         PatternError: An own pattern of the policy is refused.
     """
-    engine = engine_for(policy)
+    engine, numbers = engine_for(policy), {} if numbers is None else numbers
     if not isinstance(body, bytes | bytearray | memoryview):
-        shown, walk = _walked(engine, commit, lambda walk: walk.whole(body))
+        shown, walk = _walked(engine, commit, numbers, lambda walk: walk.whole(body))
         return walk.result(body if walk.is_unchanged else shown)
     body = bytes(body)
     if _is_event_stream(body):
-        return _stream(engine, commit, body, assemble)
+        return _stream(engine, commit, numbers, body, assemble)
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        data, findings = Redaction(engine).redact(body)
+        data, findings = Redaction(engine, numbers).redact(body)
         return RedactedBody(body=data if findings else body, findings=tuple(findings))
     try:
         value = json_text.parse(text.removeprefix("\ufeff"))
     except ValueError:  # no JSON, or cut: as text, with escapes of ASCII undone so that none hides anything
         text = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
-        shown, walk = _walked(engine, commit, lambda walk: walk.text(text, None, ""))
+        shown, walk = _walked(engine, commit, numbers, lambda walk: walk.text(text, None, ""))
         return walk.result(body if walk.is_unchanged else as_bytes(shown))
-    shown, walk = _walked(engine, commit, lambda walk: walk.whole(value))
+    shown, walk = _walked(engine, commit, numbers, lambda walk: walk.whole(value))
     return walk.result(body if walk.is_unchanged else walk.dumped(shown))
 
 
-def _stream(engine: Engine, commit: Commit | None, body: bytes, assemble: Assemble | None) -> RedactedBody:
+def _stream(
+    engine: Engine, commit: Commit | None, numbers: Numbers, body: bytes, assemble: Assemble | None
+) -> RedactedBody:
     """What could not be put together is not kept in its pieces."""
     try:
         if assemble is None:
             raise ValueError("nobody knows how to put it together")
         value = assemble(body)
-        shown, walk = _walked(engine, commit, lambda walk: walk.value(value, None, "", (), 0))
+        shown, walk = _walked(engine, commit, numbers, lambda walk: walk.value(value, None, "", (), 0))
         return walk.result(walk.dumped(_lossless(shown)))
     except Exception:  # whatever it is
         walk = _Walk(Redaction(engine), None)
         return walk.result(as_bytes(walk.withhold(None, 0)))
 
 
-def _walked(engine: Engine, commit: Commit | None, walk_all: Callable[[_Walk], T]) -> tuple[T, _Walk]:
+def _walked(engine: Engine, commit: Commit | None, numbers: Numbers, walk_all: Callable[[_Walk], T]) -> tuple[T, _Walk]:
     """What a walk makes of a body, and the walk: first supposing that no text holds anything, then looking at each."""
     if engine.can_tell:
         made = _Commitments(commit) if commit is not None else None
-        walk = _Walk(Redaction(engine), made.make if made is not None else None, supposing=True)
+        supposed = dict(numbers)
+        walk = _Walk(Redaction(engine, supposed), made.make if made is not None else None, supposing=True)
         shown = walk_all(walk)
         if walk.was_right():
+            numbers.update(supposed)
             return shown, walk
         commit = made.make_once if made is not None else None
-    walk = _Walk(Redaction(engine), commit)
+    walk = _Walk(Redaction(engine, numbers), commit)
     return walk_all(walk), walk
 
 
