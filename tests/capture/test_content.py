@@ -558,3 +558,54 @@ def test_half_characters_and_an_error_are_kept():
     )
     assert {"message": "m"} == value["error"]
     assert "\ud83d" == value["choices"][0]["message"]["content"]
+
+
+def test_full_keeps_of_a_stream_the_answer_it_was():
+    fake = recorder("full")
+    with (
+        streaming(chunk({"content": "one jane.doe@"}), chunk({"content": "example.com"}), b"[DONE]") as server,
+        installed(fake),
+    ):
+        ask(server, "hello", stream=True)
+
+    message = json.loads(kept(fake, "CallOutcome")[1].text)["choices"][0]["message"]
+    assert {"content": "one jane.doe@example.com"} == message
+
+
+def test_of_a_stream_that_says_nothing_nothing_is_kept():
+    fake = recorder()
+    with streaming(b"[DONE]") as server, installed(fake):
+        ask(server, "hello", stream=True)
+
+    assert kept(fake, "CallOutcome")[1] is None
+
+
+def test_a_fault_in_the_middle_of_an_answer_withholds_it(monkeypatch):
+    from openrouter_audit.capture import assembly
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(assembly.StreamAssembler, "feed", broken)
+    fake = recorder()
+    with streaming(chunk({"content": "one"}), b"[DONE]") as server, installed(fake):
+        assert ask(server, "hello", stream=True)
+
+    outcome, answer = kept(fake, "CallOutcome")
+    assert ("success", b"[WITHHELD]", {"WITHHELD": 1}) == (outcome.status, answer.text, counts(outcome))
+
+
+def test_of_more_members_than_anybody_means_the_first_are_kept():
+    many = assembled(stream_of(*[chunk({"tool_calls": [{"index": n, "id": f"c{n}"} for n in range(5_000)]})]))
+    plain = assembled(stream_of(*[chunk({"images": list(range(3_000))})] * 2))
+
+    assert 512 == len(many["choices"][0]["message"]["tool_calls"])
+    assert 512 == len(plain["choices"][0]["message"]["images"])
+
+
+def test_input_of_a_tool_that_is_no_json_is_kept_as_text():
+    events = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": '{"a":'}}
+    ]
+
+    assert {"content": [{"input": '{"a":'}]} == assembled(stream_of(*events))

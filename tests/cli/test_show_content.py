@@ -164,3 +164,20 @@ def test_a_missing_extra_is_said_when_recording_begins(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENROUTER_AUDIT_CONTENT_MODE", "redacted")
     with pytest.raises(ExtraMissing):
         openrouter_audit.AuditLog.open(tmp_path / "home")
+
+
+def test_what_was_left_out_of_a_body_is_said(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text('[content]\nmode = "full"\nmax_bytes = 1024\n[enrich]\nscope = "off"\n')
+    with FakeOpenRouter(seed=1) as fake, openrouter_audit.AuditLog.open(home, hosts=["127.0.0.1"]) as audit:
+        with openai.OpenAI(base_url=fake.url, api_key=KEY, http_client=audit.httpx2_client()) as sdk:
+            answered = sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "a" * 3_000}])
+        audit.flush()
+    shown = ("show", answered.id, "--content", "--reason", "r")
+    request = json.loads(run(home, *shown, "--format", "json").stdout)["content"]["request"]
+
+    assert ("size", "full") == (request["cut"], request["mode"])
+    assert len(request["text"].encode()) <= 1024
+    assert request["bytes"] > 3_000
+    assert ", both ends)" in run(home, *shown).stdout

@@ -21,7 +21,7 @@ from openrouter_audit.core.redaction import Cut
 
 MAX_TEXT: Final = 1024 * 1024
 """Characters of text of one answer."""
-MAX_MEMBERS: Final = 4096
+MAX_MEMBERS: Final = 512
 """Of a list that grows event by event: tool calls, annotations, reasoning."""
 _WORDS: Final = frozenset(
     {"id", "type", "role", "name", "object", "model", "provider", "format", "call_id", "status", "service_tier"}
