@@ -26,6 +26,7 @@ import msgspec
 from tests.campaign.hostile import Parser, pieces_of
 from tests.capture.recording import EXAMPLES, a_request, begun
 
+from openrouter_audit.capture.content import CallContent, Treatment
 from openrouter_audit.capture.decoding import decoder_for
 from openrouter_audit.capture.failures import failure_of
 from openrouter_audit.capture.hosts import HostSet
@@ -35,6 +36,7 @@ from openrouter_audit.cli.import_ import COLUMNS, BadRow, UnreadableFile, import
 from openrouter_audit.config import load_config
 from openrouter_audit.core import canonical, checkpoints, merkle, notes, proofs, tiles
 from openrouter_audit.core.entries import MAX_ENTRY_BYTES, CallImported, CallIntent, CallOutcome, Entry, Facts, kind_of
+from openrouter_audit.core.redaction import DEFAULT as CONTENT_POLICY
 from openrouter_audit.core.vocabulary import admit, admit_private
 from openrouter_audit.errors import (
     CanonicalError,
@@ -471,6 +473,37 @@ def parse_request(data: bytes, _: random.Random) -> None:
     msgspec.msgpack.encode((asked.user, asked.session))  # goes to the vault
 
 
+def content_examples() -> list[bytes]:
+    return [
+        *stream_examples(),
+        *_files("chat", ".json"),
+        *_files("errors", ".json"),
+        *_files("messages", ".json"),
+        *request_examples(),
+    ]
+
+
+def parse_content(data: bytes, rng: random.Random) -> None:
+    """As a request and as an answer, whole and in pieces, in each mode: what is kept goes through the spool, and no fault of ours is met."""
+    content = CallContent(
+        CONTENT_POLICY, Treatment(rng.choice(("preview", "redacted", "full")), "report"), bytes(32), 1024
+    )
+    content.take_request(data, b"application/json")
+    content.begin_answer(rng.choice((b"application/json", b"text/event-stream", b"", b"audio/mpeg")))
+    at = 0
+    while at < len(data):
+        size = rng.choice((1, 7, 1000, 100_000)) if len(data) < 10_000 else 65_536
+        content.feed(data[at : at + size])
+        at += size
+    found = content.end_answer()
+    if content.error is not None:
+        raise content.error
+    for kept in (content.request, content.answer):
+        assert kept is None or len(kept.text) <= 1024
+        msgspec.msgpack.encode(kept)
+    becomes_entry(CallOutcome(v=1, id=REFERENCE, at_us=AT_US, status="success", complete=True, findings=found))
+
+
 def head_examples() -> list[bytes]:
     return [
         b"POST /api/v1/chat/completions\nauthorization: Bearer " + KEY.encode() + b"\nuser-agent: OpenAI/Python 3.54.0\n"
@@ -687,6 +720,7 @@ PARSERS: Sequence[Parser] = (
     Parser(name="price in damaged answers", examples=damage_examples, parse=parse_damaged_content,
            words=tuple(word for word in _ANSWER_WORDS if b"cost" not in word)),
     Parser(name="request JSON", examples=request_examples, parse=parse_request),
+    Parser(name="content", examples=content_examples, parse=parse_content, words=_ANSWER_WORDS),
     Parser(name="URL and header fields", examples=head_examples, parse=parse_head),
     Parser(name="content-encoding", examples=encoded_examples, parse=parse_encoded),
     Parser(name="config.toml", examples=config_examples, parse=parse_config, declared=(ConfigError,),

@@ -430,6 +430,18 @@ def test_an_answer_beyond_all_bounds_is_withheld():
     assert (b"[WITHHELD]", {"WITHHELD": 1}) == (answer.text, counts(outcome))
 
 
+def test_a_request_beyond_all_bounds_is_withheld(monkeypatch):
+    from openrouter_audit.capture import content
+
+    monkeypatch.setattr(content, "MAX_REQUEST_BYTES", 50)
+    fake = recorder()
+    with answering(ANSWER) as server, installed(fake):
+        ask(server)
+
+    intent, request = kept(fake, "CallIntent")
+    assert (b"[WITHHELD]", {"WITHHELD": 1}) == (request.text, counts(intent))
+
+
 def test_a_fault_costs_the_content_and_not_the_call(monkeypatch):
     from openrouter_audit.capture.recorded_call import faults
     from openrouter_audit.core import redaction

@@ -36,8 +36,9 @@ Action = Literal["redact", "report", "block"]
 PREVIEW_CHARACTERS: Final = 200
 MAX_KEPT_BYTES: Final = 192 * 1024
 """Of one body: it goes through the spool in one frame, beside its record."""
+MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""A longer answer is withheld as a whole: half of it could not be looked through."""
+"""What is longer is withheld as a whole: looking through it would take its caller's time or our memory, and half of it says nothing."""
 _WITHHELD: Final = b"[WITHHELD]"
 _NOT_SOUGHT: Final = frozenset({"MEDIA", "USER_ID"})
 """Classes of what belongs into a request: they are replaced, and neither reported nor blocked."""
@@ -252,6 +253,8 @@ class CallContent:
             said = body if isinstance(body, bytes) else body.value()
             if said is None:
                 return None, ()
+            if isinstance(said, bytes) and len(said) > MAX_REQUEST_BYTES:
+                return self._withheld()
             findings: Sequence[Finding] = ()
             if isinstance(said, bytes) and not _TEXTS.match(content_type) and self.mode != "full":
                 text = self._media(said, content_type, part)
