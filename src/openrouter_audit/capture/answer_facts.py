@@ -164,6 +164,8 @@ class Answer(Struct, eq=False):
     """The request has tools, so a stream is looked through for calls of them."""
     tool_calls: ToolCalls | None = None
     """None where nothing that could be one was seen."""
+    error_word: str | None = None
+    """The type of an error in a body, which stands for its code where it has none and the HTTP status says nothing."""
     items_added: int = 0
     items_done: int = 0
     """Output items of a Responses stream; all done is the end of an answer that lacks its terminal event."""
@@ -371,6 +373,8 @@ class Answer(Struct, eq=False):
             return
         envelope = text(error.type) or text(error.name)
         details = members(_Error, error.metadata)
+        if source == "body":
+            self.error_word = envelope
         code = text(error.code) or number(error.code) or (text(error.type) if source == "stream" else None)
         kind = (text(details.error_type) if details else None) or text(error.error_type)
         self._failed(source, code, kind or _ENVELOPE_TYPES.get(envelope or ""))

@@ -82,6 +82,7 @@ _TOKEN_MARKERS = {
 }
 _CHAT_TOKENS = (b'"content":"', b'"reasoning":"', b'"tool_calls":[', b'"text":"')
 _NO_TOKENS = (b'"content":""', b'"reasoning":""', b'"text":""')
+MAX_UNENDED_BYTES = 4096
 _LONGEST_LENGTH = 18
 """Digits of a content-length that is believed."""
 _BODILESS_STATUSES = frozenset({204, 304})
@@ -145,6 +146,8 @@ class CallExchange(Struct, eq=False):
     _expected: int | None = None
     _first_byte: int | None = None
     _first_token: int | None = None
+    _unended: bytes = b""
+    """Begin of a line, kept until the first token was seen: a piece may end anywhere."""
     _last_byte: int | None = None
     _scanner: EventScanner | None = None
     _endings: tuple[bytes, ...] = ()
@@ -439,8 +442,13 @@ class CallExchange(Struct, eq=False):
             self._kept.add(data)
             return False
         payloads = scanner.feed(data)
-        if self._first_token is None and self._has_token(data):
-            self._first_token = self._last_byte
+        if self._first_token is None:
+            text = self._unended + data
+            end = text.rfind(b"\n") + 1
+            if end and self._has_token(text[:end]):
+                self._first_token, self._unended = self._last_byte, b""
+            else:
+                self._unended = text[end:][-MAX_UNENDED_BYTES:]
         if not payloads:
             return False
         answer = self._answer
@@ -482,6 +490,8 @@ class CallExchange(Struct, eq=False):
                 facts["error_source"] = "http"
                 if "error_code" not in answer.facts:
                     facts["error_code"] = str(http_status)
+            elif answer.error_word is not None:
+                facts.setdefault("error_code", answer.error_word)
         else:
             facts.update(answer.facts)
         if status in {"success", "abandoned"}:
@@ -507,6 +517,7 @@ class CallExchange(Struct, eq=False):
             **facts,
         )
         self._kept = self._scanner = self._decoder = self._commitment = None
+        self._unended = b""
         return outcome
 
 
