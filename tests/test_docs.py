@@ -15,10 +15,11 @@ from tests.docs.pages import ROOT, all_pages, anchors, blocks, links, page, sect
 
 import openrouter_audit
 from openrouter_audit import cli
-from openrouter_audit.config import Config
+from openrouter_audit.config import Config, load_config
 from openrouter_audit.core.entries import (
     KINDS,
     Facts,
+    Found,
     Parameters,
     ProviderPreferences,
     RedirectHop,
@@ -27,6 +28,7 @@ from openrouter_audit.core.entries import (
     kind_of_class,
 )
 from openrouter_audit.core.entries import Writer as WriterObject
+from openrouter_audit.errors import ConfigError
 from openrouter_audit.reports.questions import QUESTIONS
 from openrouter_audit.reports.rows import COLUMNS
 from openrouter_audit.verification.findings import EXIT_CODES, SEVERITIES
@@ -35,7 +37,7 @@ COMMANDS_PAGE = page("docs/reference/commands.md")
 ENTRIES_PAGE = page("docs/reference/entries.md")
 PYTHON_PAGE = page("docs/reference/python.md")
 PAGES = [str(path.relative_to(ROOT)) for path in all_pages()]
-OBJECTS = (WriterObject, ProviderPreferences, Parameters, ToolCall, RouterAttempt, RedirectHop)
+OBJECTS = (WriterObject, ProviderPreferences, Parameters, Found, ToolCall, RouterAttempt, RedirectHop)
 
 
 def options_of(command: str) -> set[str]:
@@ -150,6 +152,18 @@ def test_every_setting_is_shown_in_its_section():
     }
 
     assert there == shown
+
+
+def test_settings_that_pages_show_are_settings(tmp_path):
+    shown = [(path, body) for path in all_pages() for _, body in blocks(path.read_text(), "toml")]
+    assert len(shown) > 4
+    file = tmp_path / "config.toml"
+    for path, body in shown:
+        file.write_text(body)
+        try:
+            load_config(file, {}).content_policy()
+        except ConfigError as error:
+            pytest.fail(f"{path.name}: {error}")
 
 
 def test_every_public_name_has_a_section_with_all_its_arguments():
