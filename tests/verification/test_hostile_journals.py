@@ -122,7 +122,7 @@ def test_a_changed_entry_after_the_last_tile_is_named_without_trying_all_pairs(c
     def tried(*_):
         raise AssertionError("pairs were tried")
 
-    monkeypatch.setattr("openrouter_audit.verification.tree._swaps", tried)
+    monkeypatch.setattr("openrouter_audit.verification.tree._find_swap", tried)
     attacks.change_byte(copy, 33)
 
     assert [("entry_changed", 33)] == classes(verify_home(Home(copy)))

@@ -20,7 +20,7 @@ entry that is not what it was. Where they do not, we try all pairs of entries: t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -200,7 +200,7 @@ class TreeCheck:
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]
         if not tail_missing and self._tiles_root(alignment) != self._root_hash:
-            repair = self._added_to_tail(alignment) or self._named_by_edge() or self._swapped_in_tail(alignment)
+            repair = self._added_to_tail(alignment) or self._named_by_edge(alignment) or self._swapped_in_tail(alignment)
             shift += sum(one.kind == "entry_extra" for one in repair)
             found += repair or [self._root_finding(root)]
         return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=shift)
@@ -208,13 +208,17 @@ class TreeCheck:
     def _has_hash(self, index: int) -> bool:
         return self._stored_hashes(index // TILE_WIDTH) is not None
 
-    def _tail_hashes(self, alignment: _Alignment) -> list[bytes] | None:
-        """Hashes of the rows after the last full tile, put back to their places; None where one is not there."""
+    def _tail_rows(self, alignment: _Alignment) -> list[bytes | None]:
+        """Hashes of the rows after the last full tile, put back to their places; None for one that is not there."""
         shift = alignment.shift
         rows = self._tail | alignment.put_back
         if shift < 0:
             rows |= dict(self._actual[-2 * TILE_WIDTH :])
-        hashes = [rows.get(index + shift) for index in range(self._tail_start, self._tree_size)]
+        return [rows.get(index + shift) for index in range(self._tail_start, self._tree_size)]
+
+    def _tail_hashes(self, alignment: _Alignment) -> list[bytes] | None:
+        """The same, or None where one is not there."""
+        hashes = self._tail_rows(alignment)
         return None if None in hashes else [hash_ for hash_ in hashes if hash_ is not None]
 
     def _full_tree(self) -> Frontier:
@@ -251,28 +255,27 @@ class TreeCheck:
         Asked last: where the stored hashes are genuine they say it at once, and here all pairs are tried.
         """
         hashes = self._tail_hashes(alignment)
-        for one, other in _swaps(self._full_tree(), hashes, self._root_hash) if hashes is not None else ():
-            return [
-                finding("entry_reordered", f"holds entry {there}", index=here)
-                for here, there in (
-                    (self._tail_start + one, self._tail_start + other),
-                    (self._tail_start + other, self._tail_start + one),
-                )
-            ]
-        return []
+        pair = None if hashes is None else _find_swap(self._full_tree(), hashes, self._root_hash)
+        if pair is None:
+            return []
+        one, other = (self._tail_start + place for place in pair)
+        return [
+            finding("entry_reordered", f"holds entry {there}", index=here) for here, there in ((one, other), (other, one))
+        ]
 
-    def _named_by_edge(self) -> list[Finding]:
+    def _named_by_edge(self, alignment: _Alignment) -> list[Finding]:
         """The rows after the last full tile that are not what their stored hashes say, where these are genuine."""
         tree = self._full_tree()
         tree.extend([hash_ for hash_ in self._edge if len(hash_) == HASH_BYTES])
         if tree.size != self._tree_size or tree.root() != self._root_hash:
             return []
         signed = dict(enumerate(self._edge, self._tail_start))
-        differing = {index: hash_ for index, hash_ in signed.items() if self._tail.get(index) != hash_}
+        rows = dict(enumerate(self._tail_rows(alignment), self._tail_start))
+        differing = {index: hash_ for index, hash_ in signed.items() if rows[index] != hash_}
         homes = {hash_: index for index, hash_ in signed.items()}
         found = []
         for index, hash_ in differing.items():
-            row = self._tail.get(index)
+            row = rows[index]
             if row is None:
                 found.append(_missing(index))
             elif homes.get(row) in differing:
@@ -404,8 +407,8 @@ def _peaks(tree: Frontier) -> list[bytes]:
     return peaks
 
 
-def _swaps(left: Frontier, hashes: list[bytes], root_hash: bytes) -> Iterator[tuple[int, int]]:
-    """Pairs of places in the unfinished block whose exchange leads to the root: at most 32,640 are tried."""
+def _find_swap(left: Frontier, hashes: list[bytes], root_hash: bytes) -> tuple[int, int] | None:
+    """The two places in the unfinished block whose exchange leads to the root: at most 32,640 pairs are tried."""
     levels = [list(hashes)]  # full subtrees over the block, by height; an odd last one has no parent
     while len(levels[-1]) > 1:
         below = levels[-1]
@@ -437,5 +440,5 @@ def _swaps(left: Frontier, hashes: list[bytes], root_hash: bytes) -> Iterator[tu
     for other in range(1, len(hashes)):
         for one in range(other):
             if root_with({one: hashes[other], other: hashes[one]}) == root_hash:
-                yield one, other
-                return
+                return one, other
+    return None

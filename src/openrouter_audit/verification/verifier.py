@@ -12,7 +12,7 @@ verdict today and in ten years, unless the caller gives another time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from itertools import chain, takewhile
 from typing import Final
@@ -188,7 +188,7 @@ class Verifier:
     def _read_entries(self, tree: TreeCheck) -> None:
         """One pass over all rows: whole blocks of 256 by the short way, what has gaps or is the last by the long one."""
         size = self._checkpoint.tree_size
-        batches = self._source.batches()
+        batches = self._numbered()
         rows: list[tuple[int, bytes]] = []
         base = at = 0
         hash_ = sha256
@@ -207,26 +207,27 @@ class Verifier:
             else:
                 block = [row for row in block if row[0] < end]
                 at += len(block)
-                for index, _ in block:
-                    if index < base:
-                        self._say_extra(index)
-                block = [row for row in block if row[0] >= base]
                 tree.add_rows({index: hash_(b"\x00" + text).digest() for index, text in block})
                 self._calls.add(block)
             base = end
             if self._progress is not None and not base % _PROGRESS_EVERY:
                 self._progress(base, size)
         for index, text in chain(rows[at:], chain.from_iterable(batches)):
-            if index < 0:
-                self._say_extra(index)
-                continue
             tree.add_beyond(index, hash_(b"\x00" + text).digest())
             self._beyond.append(index)
         if self._progress is not None:
             self._progress(size, size)
 
-    def _say_extra(self, index: int) -> None:
-        self.findings.add("entry_extra", "a row with a number no entry has", index=index)
+    def _numbered(self) -> Iterator[list[tuple[int, bytes]]]:
+        """The rows from index 0 on: what stands before is named, and is in the way of no other."""
+        for batch in self._source.batches():
+            if batch and batch[0][0] < 0:
+                for index, _ in batch:
+                    if index < 0:
+                        self.findings.add("entry_extra", "a row with a number no entry has", index=index)
+                yield [row for row in batch if row[0] >= 0]
+            else:
+                yield batch
 
     # Judging ----------------------------------------------------------------------------------------------------
 
