@@ -147,6 +147,26 @@ def test_a_row_with_a_negative_number_is_named(copy):
     assert ("entry_extra", -1) in classes(verified(copy))
 
 
+def test_however_many_rows_with_negative_numbers_hide_no_other(copy):
+    """More of them than a block has: each is named, and each entry is still held against its own hash."""
+    with attacks._tampering(copy) as journal:
+        journal.executemany(
+            "INSERT INTO entries SELECT ?, entry FROM entries WHERE idx = 3", [(-at,) for at in range(1, 301)]
+        )
+    attacks.change_byte(copy, 520)
+
+    assert [("entry_changed", 520), *(("entry_extra", -at) for at in range(300, 0, -1))] == classes(verified(copy))
+
+
+def test_a_row_with_a_negative_number_in_an_empty_log_is_named(tmp_path):
+    log = Log(tmp_path / "log")
+    log.close()
+    with attacks._tampering(log.home.path) as journal:
+        journal.execute("INSERT INTO entries VALUES (-1, '{}')")
+
+    assert [("entry_extra", -1)] == classes(verified(log.home.path))
+
+
 @pytest.mark.parametrize("pair", [(0, 1), (3, 400), (255, 256), (100, 650), (520, 521), (512, 699)])
 def test_swapped_rows_are_named(copy, pair):
     attacks.swap_rows(copy, *pair)
@@ -194,6 +214,44 @@ def test_an_older_checkpoint_put_back_is_a_rollback(genuine, tmp_path):
     (copy / "head").unlink()
     assert [("checkpoint_behind", None), ("head_lost", None)] == classes(verified(copy))
     assert "incomplete" == verified(copy).verdict
+
+
+def test_full_tiles_over_entries_after_an_older_checkpoint_are_no_finding_of_their_own(tmp_path):
+    """They belong to the entries that the checkpoint does not cover, which are named as such; one without entries is."""
+    log = Log(tmp_path / "log")
+    log.append(calls(50))
+    older = attacks.copy_home(log.home.path, tmp_path / "older")
+    log.append(calls(250, first=50))
+    log.close()
+    copy = attacks.copy_home(log.home.path, tmp_path / "copy")
+    attacks.put_back_checkpoint(copy, older)
+    (copy / "head").unlink()
+    assert [("checkpoint_behind", None), ("head_lost", None)] == classes(verified(copy))
+
+    with attacks._tampering(copy) as journal:
+        journal.execute("INSERT INTO tiles VALUES (0, 2, zeroblob(8192)), (1, 0, zeroblob(8192))")
+    assert ["tile 0/2 belongs to no tree of size 100", "tile 1/0 belongs to no tree of size 100"] == [
+        one.detail for one in verified(copy).findings if one.kind == "tile_mismatch"
+    ]
+
+
+def test_a_changed_row_after_an_older_checkpoint_contradicts_the_positions(tmp_path):
+    """No signature covers it; the frames that became entries are still counted, and one is not there."""
+    log = Log(tmp_path / "log")
+    log.append(calls(50))
+    older = attacks.copy_home(log.home.path, tmp_path / "older")
+    log.append(calls(5, first=50))
+    log.close()
+    copy = attacks.copy_home(log.home.path, tmp_path / "copy")
+    attacks.put_back_checkpoint(copy, older)
+    (copy / "head").unlink()
+    with attacks._tampering(copy) as journal:
+        journal.execute("UPDATE entries SET entry = 'nothing' WHERE idx = 104")
+        journal.execute("UPDATE entries SET entry = json_remove(entry, '$.writer') WHERE idx = 105")
+    report = verified(copy)
+
+    assert [("position_mismatch", None)] == classes(report, severity="tampered")
+    assert "position says 110 entries up to number 109, the log has 108 up to 109" in report.findings[0].detail
 
 
 def test_an_older_journal_put_back_whole_is_a_rollback(tmp_path):
@@ -294,6 +352,55 @@ def test_a_signature_line_taken_away_is_found(copy):
         journal.execute("UPDATE head SET note = ?", ("\n".join(note.split("\n")[:-2]) + "\n",))
 
     assert [("checkpoint_signature", None)] == classes(verified(copy))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_found_and_its_log_still_looked_at(copy):
+    """Size and root are then those of the head row, which nobody signed."""
+    with attacks._tampering(copy) as journal:
+        journal.execute("UPDATE head SET note = 'nothing'")
+    attacks.change_byte(copy, 7)
+    report = verified(copy)
+
+    assert [("entry_changed", 7), ("checkpoint_signature", None)] == classes(report)
+    assert (SIZE, None) == (report.tree_size, report.checkpoint_time_us)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_policy_with_one_of_the_two_keys_proves_nothing(copy, tmp_path, left, readable):
+    """Who breaks one algorithm could sign another history; so both keys are asked for before anything is said."""
+    policy = decode_policy((copy / "policy").read_bytes())
+    policy.logs[ORIGIN] = (policy.logs[ORIGIN][left],)
+    (tmp_path / "own-policy").write_bytes(encode_policy(policy))
+    if not readable:
+        with attacks._tampering(copy) as journal:
+            journal.execute("UPDATE head SET note = 'nothing'")
+    report = verified(copy, policy_path=tmp_path / "own-policy")
+
+    assert "cannot_tell" == report.verdict
+    assert f"{ORIGIN} must have one key of type 0x01 and one of type 0x06; both must sign" in report.reason
+
+
+def test_a_head_file_of_another_log_is_a_fork(copy):
+    """Somebody put the journal of another log, genuine as it may be, in place of the one this home had."""
+    _, size, root = (copy / "head").read_text().split()
+    (copy / "head").write_text(f"openrouter-audit.local/other {size} {root}\n")
+    report = verified(copy)
+
+    assert [("fork", None)] == classes(report)
+    assert f"the head file is of the log openrouter-audit.local/other, this is {ORIGIN}" == report.findings[0].detail
+
+
+def test_whoever_waits_for_a_long_log_is_told_how_far_it_is(tmp_path):
+    """Every 16,384 entries, and at the end."""
+    log = Log(tmp_path / "log")
+    log.append(calls(8_200))
+    log.close()
+    told = []
+    report = verified(log.home.path, progress=lambda done, size: told.append((done, size)))
+
+    assert "proven" == report.verdict
+    assert [(16_384, 16_400), (16_400, 16_400)] == told
 
 
 def test_a_forged_kept_checkpoint_is_found(copy):

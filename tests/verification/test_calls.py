@@ -128,6 +128,16 @@ def test_what_is_only_good_to_know_takes_nothing_away(log):
     assert 1 == report.counts.unknown
 
 
+def test_a_cost_that_came_at_once_and_a_kind_of_a_later_version_are_no_findings(log):
+    """Nothing waited for that cost; and what this version does not know, it passes over."""
+    log.append([*calls(1), cost(0, "0.1")])
+    check = CallCheck()
+    check.add([(0, b'{"at_us":1,"id":"a","kind":"call.later","later":[1]}')])
+
+    assert ("proven", []) == verdict_and_findings(log)
+    assert [] == check.finish(now_us=START_US)
+
+
 def test_bytes_in_the_spool_are_incomplete(log):
     """A segment nobody has drained, one drained to its end, and one with a header only."""
     log.append(calls(1), segment="drained")
@@ -228,19 +238,20 @@ def test_each_difference_between_positions_and_entries_is_said():
         [
             (0, b'{"at_us":1,"id":"a","kind":"call.intent","writer":{"segment":"s","seq":0}}'),
             (1, b'{"at_us":1,"id":"b","kind":"call.intent","writer":{"segment":"s","seq":1}}'),
+            (2, b'{"at_us":1,"id":"d","kind":"call.intent","writer":{"segment":"s","seq":2}}'),
         ]
     )
     empty = Position(segment="t", process="p", ordinal=0, offset=0, entries=1, last_seq=0, final=False)
 
     assert [
-        "segment s has 2 entries and no position",
+        "segment s has 3 entries and no position",
         "segment t: its position says 1 entries up to number 0, the log has 0 up to -1",
     ] == list(check.compare_positions({"t": empty}))
     assert [
         "call b is not in the list of waiting intents, and the entries say otherwise",
         "call c is in the list of waiting intents, and the entries say otherwise",
         "call a waits in segment s, the list says t",
-    ] == list(check.compare_open_calls({"a": "t", "c": "s"}))
+    ] == list(check.compare_open_calls({"a": "t", "c": "s", "d": "s"}))
 
 
 def test_a_report_is_told_in_the_shape_of_the_contract(log):

@@ -200,7 +200,9 @@ class TreeCheck:
             tail_missing = tail_missing[: max(0, len(tail_missing) + alignment.shift)]
         found += [_missing(index) for index in tail_missing]
         if not tail_missing and self._tiles_root(alignment) != self._root_hash:
-            repair = self._added_to_tail(alignment) or self._named_by_edge(alignment) or self._swapped_in_tail(alignment)
+            repair = (
+                self._added_to_tail(alignment) or self._named_by_edge(alignment) or self._swapped_in_tail(alignment)
+            )
             shift += sum(one.kind == "entry_extra" for one in repair)
             found += repair or [self._root_finding(root)]
         return TreeResult(root_hash=root, whole=whole, findings=tuple(found), shift=shift)
@@ -260,7 +262,8 @@ class TreeCheck:
             return []
         one, other = (self._tail_start + place for place in pair)
         return [
-            finding("entry_reordered", f"holds entry {there}", index=here) for here, there in ((one, other), (other, one))
+            finding("entry_reordered", f"holds entry {there}", index=here)
+            for here, there in ((one, other), (other, one))
         ]
 
     def _named_by_edge(self, alignment: _Alignment) -> list[Finding]:
