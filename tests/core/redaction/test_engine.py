@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.redaction.pieces import ALL, GLUE, HEX, KEYS, made_up
+from tests.core.redaction.test_classes import BEHIND_A_NAME
 
 from openrouter_audit.core.redaction import OwnPattern, Policy, Redactor, redact
-from openrouter_audit.core.redaction.engine import Engine
+from openrouter_audit.core.redaction.engine import PIECE, Engine
 from openrouter_audit.core.redaction.redactor import Redaction
 
 NORMAL = Engine(Policy())
@@ -93,6 +94,46 @@ def test_a_secret_cut_anywhere_is_found():
         for cut in range(len(text) + 1):
             assert redact(text) == in_pieces(NORMAL, text, [cut]), (value, cut)
         assert redact(text) == in_pieces(NORMAL, text, range(len(text)))
+
+
+def test_a_secret_is_found_wherever_a_stretch_without_a_quiet_place_is_cut():
+    """Also where the cut is between the name and what it announces, or in the middle of an address."""
+    announced = [f"{name}{value}" for _, name, value in BEHIND_A_NAME if "Digest" not in name and "Cookie" not in name]
+    for secret in [*ALL, "https://user:letmein@db.example/x", *announced]:
+        if len(secret) > 190 or "\n" in secret:
+            continue  # more than this engine has in sight
+        for before in range(85):
+            text = "(" * before + secret + "(" * 300
+            assert Redaction(NORMAL).redact(text) == Redaction(NARROW).redact(text), (secret, before)
+
+
+def test_a_password_at_the_real_cut_is_found():
+    for before in range(PIECE - 4, PIECE + 1):
+        text = "_" * before + "://user:letmein@db.example/" + "_" * 20_000
+        assert "letmein" not in redact(text)[0]
+
+
+def test_a_number_that_begins_behind_a_cut_in_a_run_of_digits_is_found_once():
+    """The run is before the cut, the card in it is not; the next piece sees it, and nothing twice."""
+    for before in range(25, 42):
+        text = "(" * before + "1 22 333 4444 1 22 333 4444 1 4111 1111 1111 1111" + "(" * 300
+        assert ["CARD"] == [each.kind for each in Redaction(NARROW).redact(text)[1]]
+
+
+def test_a_cut_never_goes_through_a_letter():
+    """Letters of two and four bytes at every place around the cut, and bytes that are none of UTF-8."""
+    for letter in ("é", "𝄞"):
+        for before in range(5):
+            text = "(" * before + letter * 300
+            assert (text, []) == Redaction(NARROW).redact(text)
+    assert (b"\x80" * 300, []) == Redaction(NARROW).redact(b"\x80" * 300)
+
+
+def test_a_pattern_that_finds_one_more_each_time_comes_to_an_end():
+    """A word begins behind each new tag, so this one would never be done: nine times are enough for any other."""
+    policy = Policy(patterns=(OwnPattern(name="ORDER", pattern=r"\ba"),))
+
+    assert "[ORDER]" * 9 + "a" * 31 == redact("a" * 40, policy)[0]
 
 
 def test_only_what_may_be_part_of_a_finding_is_held_back():

@@ -202,12 +202,12 @@ class Engine:
         view, spans, at = View(text, floor, end), list[Span](), begin
         while (found := self._heads.search(text, at, end)) is not None:
             head = found.start()
-            if head >= limit:
+            if head >= limit + LOOK_BACK:
                 break
             at, ended = head + 1, head
             for span in self._judged(view, head):
-                if span.start >= limit:
-                    break
+                if span.start >= limit and (head >= limit or view.looked_at):
+                    break  # the next piece finds its head, or the rest of the run of digits, itself
                 first = max(span.start, start, view.floor)
                 ended = max(span.end, ended)
                 if span.end > first:
