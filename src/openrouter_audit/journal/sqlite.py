@@ -239,10 +239,6 @@ class SqliteJournal:
     def tiles(self) -> Iterator[tuple[int, int, bytes]]:
         yield from self._rows("SELECT level, n, hashes FROM tiles ORDER BY level, n")
 
-    def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """The checkpoints that are kept for ever: tree size and signed note."""
-        yield from self._rows("SELECT tree_size, note FROM checkpoints ORDER BY tree_size")
-
     def last_kept_us(self) -> int:
         """When the newest of them was signed; 0 where there is none."""
         row = self._one("SELECT max(at_us) FROM checkpoints")
@@ -273,11 +269,6 @@ class SqliteJournal:
     def rewritten(self, segment: str) -> frozenset[int]:
         """Sequence numbers of torn frames of a segment that were written again elsewhere."""
         return frozenset(row[0] for row in self._rows("SELECT seq FROM rewrites WHERE segment = ?", (segment,)))
-
-    def data_version(self) -> int:
-        """Changes whenever another connection has committed."""
-        row = self._one("PRAGMA data_version")
-        return int(row[0]) if row is not None else 0
 
     def _one(self, sql: str, values: tuple[int, ...] = ()) -> Any:
         rows = list(self._rows(sql, values))  # to the end: a statement left half way would hold its snapshot
