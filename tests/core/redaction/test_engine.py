@@ -13,8 +13,9 @@ from tests.core.redaction.pieces import ALL, GLUE, HEX, KEYS, made_up
 from tests.core.redaction.test_classes import BEHIND_A_NAME
 
 from openrouter_audit.core.redaction import OwnPattern, Policy, Redactor, redact
-from openrouter_audit.core.redaction.engine import PIECE, Engine
+from openrouter_audit.core.redaction.engine import PIECE, Engine, _merge
 from openrouter_audit.core.redaction.redactor import Redaction
+from openrouter_audit.core.redaction.view import Span
 
 NORMAL = Engine(Policy())
 NARROW = Engine(Policy(), piece=40, ahead=200)
@@ -103,7 +104,7 @@ def test_a_secret_is_found_wherever_a_stretch_without_a_quiet_place_is_cut():
         if len(secret) > 190 or "\n" in secret:
             continue  # more than this engine has in sight
         for before in range(85):
-            text = "(" * before + secret + "(" * 300
+            text = "(" * before + secret + "((" + secret + "(" * 300
             assert Redaction(NORMAL).redact(text) == Redaction(NARROW).redact(text), (secret, before)
 
 
@@ -235,6 +236,13 @@ def test_no_text_of_a_megabyte_is_too_much(unit, monkeypatch):
     redact(text)
 
     assert swallowed <= 10 * len(text.encode("utf-8", "surrogatepass")) + 10_000
+
+
+def test_findings_that_touch_are_one_and_those_within_another_are_none():
+    """What a second look finds may begin in one finding and end behind it."""
+    one, longer, inner, apart = Span(0, 5, "IP"), Span(3, 9, "EMAIL", 2), Span(1, 4, "SSN"), Span(9, 12, "CARD")
+
+    assert [Span(0, 9, "IP", 2), apart] == _merge([apart, inner, longer, one])
 
 
 def test_numbers_of_equal_values_are_equal_within_a_call():

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from openrouter_audit.core.redaction import Finding, OwnPattern, Policy, Redactor, redact
+from openrouter_audit.core.redaction.national import _is_valid
 from openrouter_audit.errors import ConfigError, PatternError
 
 
@@ -134,6 +135,49 @@ except ExtraMissing as error:
     assert done.stdout.startswith("redaction")
     assert said in done.stdout
     assert "openrouter-audit[redaction]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("broken", "text", "said"),
+    [("phonenumbers", "+1 212 555 0187", "phonenumbers"), ("stdnum", "36 574 261 809", "python-stdnum")],
+)
+def test_a_library_that_is_there_and_cannot_be_loaded_is_missing(tmp_path, broken, text, said):
+    """Half installed, or in the way: the text is not kept, and the error names what is missing."""
+    (tmp_path / broken).mkdir()
+    (tmp_path / broken / "__init__.py").write_text("def __getattr__(name): raise ImportError(name)\n")
+    if broken == "phonenumbers":
+        (tmp_path / broken / "__init__.py").write_text("raise ImportError('half installed')\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from openrouter_audit.core.redaction import Policy, redact
+from openrouter_audit.errors import ExtraMissing
+try:
+    redact({text!r}, Policy(national_ids=("DE",) if {broken!r} == "stdnum" else ()))
+except ExtraMissing as error:
+    print(error.extra, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("redaction")
+    assert said in done.stdout
+
+
+def test_a_check_that_stumbles_over_a_number_has_not_found_it_right():
+    def stumbles(value):
+        raise ZeroDivisionError
+
+    assert not _is_valid(stumbles, b"36 574 261 809")
+    assert not _is_valid(str.isdigit, b"\xff")
+    assert _is_valid(str.isdigit, b"7")
+
+
+def test_a_region_without_numbers_has_none():
+    """A code that nobody has given out: the text is searched for all the others."""
+    policy = Policy(phone_regions=("XX", "DE"))
+
+    assert "tel [PHONE]" == redact("tel 030 901820", policy)[0]
+    assert "tel 030 901820" == redact("tel 030 901820", Policy(phone_regions=("XX",)))[0]
 
 
 def test_importing_loads_none_of_the_libraries():

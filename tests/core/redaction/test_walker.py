@@ -182,6 +182,23 @@ def test_equal_values_have_equal_numbers_over_a_body():
     assert {"a": "[EMAIL_1]", "b": ["[EMAIL_2]", "[EMAIL_1]"]} == done.body
 
 
+def test_people_in_named_fields_have_numbers_too():
+    done = redact_json(
+        {"user": "jane", "session": {"user_id": "jane", "safety_identifier": "joe"}}, Policy(numbered=True)
+    )
+
+    assert {
+        "user": "[USER_ID_1]",
+        "session": {"user_id": "[USER_ID_1]", "safety_identifier": "[USER_ID_2]"},
+    } == done.body
+
+
+def test_bytes_within_an_object_are_text_as_far_as_they_are_any():
+    assert {"a": "\ufffd [EMAIL]", "b": "plain"} == redact_json(
+        {"a": b"\xff a@b.example", "b": bytearray(b"plain")}
+    ).body
+
+
 JSON = st.recursive(
     st.one_of(
         st.none(),
