@@ -61,6 +61,14 @@ def plain_answer() -> bytes:
     return head.encode() + body
 
 
+def settled_answer() -> bytes:
+    """What `GET /generation` says of a call."""
+    body = json.dumps(
+        {"data": {"id": _ID, "total_cost": 0.0003136, "tokens_prompt": 1204, "tokens_completion": 87}}
+    ).encode()
+    return f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
 def streamed_answer() -> list[bytes]:
     """The head, then one HTTP chunk for each event: 60 with words, finish reason, usage, [DONE]."""
 
@@ -93,7 +101,11 @@ def pin(core: int) -> None:
 def serve(ready: multiprocessing.connection.Connection) -> None:  # type: ignore[name-defined]
     """A server that does as little as possible: what it costs must not hide the difference."""
     pin(1)
-    plain, streamed = plain_answer(), b"".join(streamed_answer())
+    plain, streamed, settled = plain_answer(), b"".join(streamed_answer()), settled_answer()
+
+    def answer(body: bytes) -> bytes:
+        asked = (body[-400:] + body[:400]).replace(b" ", b"")
+        return streamed if b'"stream":true' in asked else plain
 
     class Protocol(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,10 +115,10 @@ def serve(ready: multiprocessing.connection.Connection) -> None:  # type: ignore
             self.buffer += data
             head, found, body = self.buffer.partition(b"\r\n\r\n")
             if found:
-                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
                 if len(body) >= length:
                     self.buffer = b""
-                    self.transport.write(streamed if b'"stream":true' in body[-400:] + body[:400] else plain)
+                    self.transport.write(settled if head.startswith(b"GET") else answer(body))
 
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0)
