@@ -182,7 +182,9 @@ class _Taker(BaseHTTPRequestHandler):
 class Worker:
     """The process of a contender."""
 
-    def __init__(self, entrant: Entrant, python: str, base_url: str, sink_url: str, folder: Path) -> None:
+    def __init__(
+        self, entrant: Entrant, python: str, base_url: str, sink_url: str, *, folder: Path, compiled: Path
+    ) -> None:
         """
         Start it, and wait until it can make calls.
 
@@ -197,7 +199,7 @@ class Worker:
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [python, "-m", "bench.peer_worker", entrant.name, base_url, sink_url, str(self.home)],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**stage.compiled_into(compiled), "PYTHONPATH": os.pathsep.join(paths)},
                 cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -253,7 +255,8 @@ def field(
         for entrant in entrants:
             own = Path(folder) / entrant.name
             try:
-                worker = Worker(entrant, interpreter(entrant.environment, cache), base_url, sink_url, own)
+                python = interpreter(entrant.environment, cache)
+                worker = Worker(entrant, python, base_url, sink_url, folder=own, compiled=cache / "compiled")
             except Missing as error:
                 miss(entrant.name, error, missing)
             else:

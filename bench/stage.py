@@ -7,6 +7,7 @@ Both run on the other core than what is measured, and end with the block they we
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,16 @@ def sequencing(home: Path) -> Iterator[None]:
     finally:
         stop.set()
         sequencer.join(60)
+
+
+def compiled_into(folder: Path) -> dict[str, str]:
+    """
+    An environment whose processes find modules compiled, from the second one on.
+
+    Wherever they come from: to compile what others have compiled long ago is no price of theirs or ours.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder)}
 
 
 def recorded_calls(home: Path) -> int:
