@@ -450,3 +450,23 @@ def test_the_calls_of_an_agent_are_linked_by_its_tool_calls(tmp_path, openrouter
     assert [call_id] == second["tool_results"]
     assert {call_id: first["id"]} == askers
     assert "canaryresult" not in str(entries)
+
+
+HEAVY = (
+    "cryptography", "apsw", "sqlite3", "re2", "openrouter_audit.enrichment.enricher", "openrouter_audit.core.notes",
+    "openrouter_audit.core.merkle", "openrouter_audit.core.redaction",
+)  # fmt: skip
+
+
+def test_installing_loads_nothing_that_only_a_call_needs(tmp_path):
+    """
+    Applications install at their start, and some never make a call: on a home that is there, cryptography, databases and
+    settlement come with the first record.
+    """
+    AuditLog.open(tmp_path / "home").close()
+    done = run_python(
+        f"import sys, openrouter_audit; openrouter_audit.install(sys.argv[1]); print(*({set(HEAVY)!r} & set(sys.modules)))",
+        tmp_path / "home",
+    )
+
+    assert "\n" == done.stdout

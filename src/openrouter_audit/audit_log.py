@@ -110,7 +110,8 @@ class AuditLog:
         self._emits = telemetry and config.otel.enabled
         self._opened_us = time.time_ns() // 1000
         self._workers_lock = threading.RLock()  # a finaliser may come here while its own thread holds it
-        self._enricher = self._make_enricher() if enrich else None
+        self._enriches = enrich and config.enrich.scope != "off"
+        self._enricher: Enricher | None = None
         self._log_user_ids = config.capture.log_user_ids
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._closed = False
@@ -177,14 +178,15 @@ class AuditLog:
         sink = collected.get()
         if sink is not None:
             sink.append(call)
-        if self._enricher is not None:
+        if self._enriches:
             from openrouter_audit.enrichment.pending import pending_cost
 
             pending = pending_cost(
                 call.intent, call.outcome, call.private, base_url=call.base_url, api_key=call.api_key
             )
-            if pending is not None:
-                self._enricher.offer(pending)
+            enricher = None if pending is None else self._enricher or self._begin_enriching()
+            if enricher is not None and pending is not None:
+                enricher.offer(pending)
 
     def httpx_client(self, **options: Any) -> Any:
         """A `httpx.Client` whose calls are recorded here, for any SDK that takes one."""
@@ -268,8 +270,11 @@ class AuditLog:
     def _end(self, timeout: float, *, closing: bool) -> None:
         deadline = time.monotonic() + timeout
         self._note_unwatched()
-        if self._enricher is not None:
-            self._enricher.close()
+        self._enriches = False
+        with self._workers_lock:
+            enricher = self._enricher
+        if enricher is not None:
+            enricher.close()
         with contextlib.suppress(RuntimeError):
             if self._spool.has_written:
                 self._start_workers()
@@ -356,20 +361,23 @@ class AuditLog:
             user_ids=settings.user_ids,
         )
 
-    def _make_enricher(self) -> Enricher | None:
-        settings = self.config.enrich
-        if settings.scope == "off":
-            return None
-        from openrouter_audit.enrichment.enricher import Enricher
+    def _begin_enriching(self) -> Enricher | None:
+        """With the first call that may have been billed; None where recording has ended meanwhile."""
+        with no_fork():
+            from openrouter_audit.enrichment.enricher import Enricher
 
-        return Enricher(
-            self,
-            scope=settings.scope,
-            horizon_hours=settings.horizon_hours,
-            max_per_second=settings.max_per_second,
-            watches=self.watches,
-            on_cost=self._learn_cost,
-        )
+        settings = self.config.enrich
+        with self._workers_lock:
+            if self._enricher is None and self._enriches and settings.scope != "off":
+                self._enricher = Enricher(
+                    self,
+                    scope=settings.scope,
+                    horizon_hours=settings.horizon_hours,
+                    max_per_second=settings.max_per_second,
+                    watches=self.watches,
+                    on_cost=self._learn_cost,
+                )
+            return self._enricher
 
     # What others do ---------------------------------------------------------------------------------------------
 

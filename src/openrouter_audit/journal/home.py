@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from openrouter_audit.core.merkle import EMPTY_ROOT
-from openrouter_audit.core.notes import encode_base64
 from openrouter_audit.errors import HomeError, JournalUnavailable
 from openrouter_audit.journal.files import locked_directory, make_directory, sync_directory, write_all, write_whole
 from openrouter_audit.journal.forks import no_fork
@@ -141,6 +139,7 @@ class Home:
     def _make(self, origin: str | None) -> None:
         """Each step may be the last before a crash; the next opener finds no head file and goes through all again."""
         # A process that only captures, on a home that is there, never loads a database.
+        from openrouter_audit.core.merkle import EMPTY_ROOT
         from openrouter_audit.journal.keys import create_keys
         from openrouter_audit.journal.sqlite import Head, SqliteJournal
         from openrouter_audit.journal.vault import Vault
@@ -282,6 +281,8 @@ def _begun_origin(keys_dir: Path) -> str | None:
 
 
 def _head_line(head: Head) -> bytes:
+    from openrouter_audit.core.notes import encode_base64
+
     return f"{head.origin} {head.tree_size} {encode_base64(head.root_hash)}\n".encode()
 
 

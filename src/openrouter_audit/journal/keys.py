@@ -4,6 +4,8 @@ The private keys of a log: two that sign its checkpoints, one that opens its spo
 They are files of 0600 in the home's `keys/`. Whoever can read them can write a second history; the home's owner always
 can, which is why a log kept where the application runs proves nothing against that owner (DESIGN section 12) until
 somebody else has seen its checkpoints.
+
+A capturing process reads one public key here, at its start; what signs and makes keys is loaded by those who do.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from openrouter_audit.core.checkpoints import Checkpoint, Policy, encode_policy, sign_checkpoint
-from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, SignerKey
 from openrouter_audit.errors import HomeError
 from openrouter_audit.journal.files import write_whole
+
+if TYPE_CHECKING:
+    from openrouter_audit.core.notes import SignerKey
 
 SIGNING_FILES: Final = ("log-ed25519", "log-ml-dsa-44")
 SEALING_FILE: Final = "sealing"
@@ -37,11 +38,15 @@ class LogKeys:
 
     def sign(self, *, tree_size: int, root_hash: bytes, at_us: int) -> str:
         """The signed note of a checkpoint, with the time of `at_us` in its ML-DSA cosignature."""
+        from openrouter_audit.core.checkpoints import Checkpoint, sign_checkpoint
+
         checkpoint = Checkpoint(origin=self.origin, tree_size=tree_size, root_hash=root_hash)
         return sign_checkpoint(checkpoint, self.signers, time_s=at_us // 1_000_000).decode()
 
     def policy(self) -> bytes:
         """What a stranger needs to check this log: its two public keys, no witness yet."""
+        from openrouter_audit.core.checkpoints import Policy, encode_policy
+
         return encode_policy(Policy(logs={self.origin: tuple(signer.verifier_key for signer in self.signers)}))
 
 
@@ -51,6 +56,10 @@ def create_keys(directory: Path, origin: str) -> LogKeys:
 
     A crash half way leaves some of them; the next call makes the rest.
     """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from openrouter_audit.core.notes import ED25519, ML_DSA_44_COSIGNATURE, SignerKey
+
     for name, key_type in zip(SIGNING_FILES, (ED25519, ML_DSA_44_COSIGNATURE), strict=True):
         if not (directory / name).exists():
             write_whole(
@@ -72,6 +81,8 @@ def load_keys(directory: Path) -> LogKeys:
     Raises:
         HomeError: One is missing or is not a key; nothing can be sequenced, capturing needs only the public one.
     """
+    from openrouter_audit.core.notes import SignerKey
+
     try:
         signers = tuple(SignerKey.decode((directory / name).read_text().strip()) for name in SIGNING_FILES)
         sealing = bytes.fromhex((directory / SEALING_FILE).read_text().strip())
