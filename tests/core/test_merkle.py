@@ -328,3 +328,85 @@ def test_mismatch_says_both_roots():
 
 def test_an_entry_cannot_pose_as_a_node():
     assert leaf_hash(LEAVES[0] + LEAVES[1]) != node_hash(LEAVES[0], LEAVES[1])
+
+
+def test_the_edge_of_a_tree_is_what_stands_after_its_last_full_tile():
+    """Leaf hashes, joined, oldest first; nothing where the last tile is full, or nothing is there."""
+    assert b"" == Frontier().edge()
+    for size in (1, 255, 256, 257, 600):
+        frontier, _ = frontier_of(size)
+        assert b"".join(LEAVES[size - size % 256 : size]) == frontier.edge()
+
+
+def test_nothing_appended_to_nothing_leaves_nothing():
+    frontier = Frontier()
+
+    assert [] == frontier.extend([])
+    assert [] == frontier._pending
+    assert frontier.partial_tiles() == []
+
+
+def no_hash(level, index):
+    """Of a tree all of whose leaves are alike."""
+    hash_ = bytes(32)
+    for _ in range(level):
+        hash_ = node_hash(hash_, hash_)
+    return hash_
+
+
+def test_the_largest_tree_there_may_be_has_proofs_and_no_larger_one():
+    """2^63 - 1 leaves; a path in it has 63 hashes at most, and one of exactly that many is read."""
+    largest = merkle.MAX_TREE_SIZE
+    path = merkle.prove_inclusion(leaf_index=0, tree_size=largest, read_hash=no_hash)
+    assert 63 == len(path) == merkle.MAX_PROOF_HASHES
+    root = merkle.compute_root(largest, no_hash)
+    merkle.verify_inclusion(no_hash(0, 0), leaf_index=0, tree_size=largest, inclusion_path=path, root_hash=root)
+    assert 62 == len(merkle.prove_consistency(old_size=2**62, new_size=largest, read_hash=no_hash)) + 61
+    ends = merkle.prove_consistency(old_size=largest, new_size=largest, read_hash=no_hash)
+    merkle.verify_consistency(old_size=largest, new_size=largest, old_root=root, new_root=root, consistency_path=ends)
+    for refused in (
+        lambda: merkle.prove_inclusion(leaf_index=0, tree_size=largest + 1, read_hash=no_hash),
+        lambda: merkle.prove_inclusion(leaf_index=5, tree_size=5, read_hash=no_hash),
+        lambda: merkle.prove_consistency(old_size=1, new_size=largest + 1, read_hash=no_hash),
+        lambda: merkle.prove_consistency(old_size=0, new_size=5, read_hash=no_hash),
+    ):
+        with pytest.raises(VerificationError, match=r"no (leaf|proof)"):
+            refused()
+
+
+def test_a_mismatch_says_of_which_tree():
+    """Of the old one, of the new one, or of both where they are of one size."""
+    leaves = LEAVES[:7]
+    reader = naive_reader(leaves)
+    old, new = naive_root(leaves[:3]), naive_root(leaves)
+    path = merkle.prove_consistency(old_size=3, new_size=7, read_hash=reader)
+    for roots, size in (((bytes(32), new), 3), ((old, bytes(32)), 7)):
+        with pytest.raises(RootMismatch) as caught:
+            merkle.verify_consistency(
+                old_size=3, new_size=7, old_root=roots[0], new_root=roots[1], consistency_path=path
+            )
+        assert size == caught.value.tree_size
+    with pytest.raises(RootMismatch) as caught:
+        merkle.verify_consistency(old_size=7, new_size=7, old_root=old, new_root=new, consistency_path=[])
+    assert (7, new, old) == (caught.value.tree_size, caught.value.expected, caught.value.computed)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "refused"),
+    [
+        (TileError, "tree size 258 ends in 2 loose leaves, got 1", lambda: Frontier.restore(tree_size=258, tail=LEAVES[:1], read_tile=None)),
+        (TileError, "full tile 0/1 has 5 bytes", lambda: Frontier.restore(tree_size=512, tail=[], read_tile=lambda level, n: b"".join(LEAVES[:256]) if n == 0 else b"short")),
+        (TileError, "full tile 1/0 has 1 bytes", lambda: Frontier.restore(tree_size=65_536, tail=[], read_tile=lambda level, n: bytes(1) if level else bytes(8_192))),
+        (TileError, "a hash has not 32 bytes", lambda: Frontier().append(b"short")),
+        (VerificationError, "a hash has not 32 bytes", lambda: merkle.verify_inclusion(b"s", leaf_index=0, tree_size=1, inclusion_path=[], root_hash=bytes(32))),
+        (VerificationError, "a path of 64 hashes; no tree is that high", lambda: merkle.verify_inclusion(bytes(32), leaf_index=0, tree_size=1, inclusion_path=[bytes(32)] * 64, root_hash=bytes(32))),
+        (VerificationError, "no leaf 1 in a tree of size 1", lambda: merkle.prove_inclusion(leaf_index=1, tree_size=1, read_hash=no_hash)),
+        (VerificationError, "no proof from size 2 to size 1", lambda: merkle.prove_consistency(old_size=2, new_size=1, read_hash=no_hash)),
+        (VerificationError, "consistency path is too long for sizes 1 and 2", lambda: merkle.verify_consistency(old_size=1, new_size=2, old_root=bytes(32), new_root=bytes(32), consistency_path=[bytes(32)] * 9)),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told_in_words(error, said, refused):
+    with pytest.raises(error) as caught:
+        refused()
+
+    assert said == str(caught.value)

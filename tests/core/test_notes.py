@@ -268,3 +268,125 @@ def test_half_characters_are_refused_where_text_becomes_bytes():
         notes.format_note("a\ud800\n", [SIGNER.sign("x\n")])
     with pytest.raises(CheckpointError):
         notes.parse_tree_head(f"log\ud800\n7\n{notes.encode_base64(bytes(32))}\n")
+
+
+def test_keys_are_read_back_as_they_were_written():
+    """Of each type, and with what stands for them in notes; a name may hold anything but spaces and a plus."""
+    for key_type in (notes.ED25519, notes.ED25519_COSIGNATURE, notes.ML_DSA_44_COSIGNATURE):
+        signer = SignerKey(name="größe.example/w-1", key_type=key_type, seed=bytes(range(32)))
+        again = SignerKey.decode(signer.encode())
+        assert signer.encode().startswith("PRIVATE+KEY+größe.example/w-1+")
+        assert (signer.name, key_type, signer.verifier_key) == (again.name, again.key_type, again.verifier_key)
+        assert signer.verifier_key == VerifierKey.decode(signer.verifier_key.encode())
+        line = again.sign(TEXT, time_s=1)
+        assert (None if key_type == notes.ED25519 else 1) == signer.verifier_key.verify(TEXT, line.signature)
+
+
+def test_a_witness_of_another_name_signs_its_own_name_and_that_of_the_log():
+    """Layout as published: the names stand where they belong, each behind its length."""
+    message = notes.subtree_message(
+        cosigner="witness", time_s=2**33, origin="log", start=0x0102030405060708, end=2**62, root_hash=bytes(32)
+    )
+
+    assert (
+        b"subtree/v1\n\0" + b"\x07witness" + bytes.fromhex("0000000200000000") + b"\x03log"
+        + bytes.fromhex("0102030405060708") + bytes.fromhex("4000000000000000") + bytes(32)
+    ) == message  # fmt: skip
+    longest = "n" * 255
+    assert longest.encode() in notes.subtree_message(
+        cosigner=longest, time_s=1, origin=longest, start=0, end=1, root_hash=bytes(32)
+    )
+
+
+def signature(number):
+    return NoteSignature(key_name=f"name-{number}", key_id=bytes(4), signature=b"s")
+
+
+def test_a_note_of_exactly_the_bounds_is_read_and_written():
+    lines = [signature(number) for number in range(notes.MAX_SIGNATURES)]
+    assert tuple(lines) == notes.parse_note(notes.format_note("text\n", lines)).signatures
+
+    shortest = notes.format_note("text\n", [signature(0)])
+    padded = notes.format_note("t" * (notes.MAX_NOTE_BYTES - len(shortest) + 4) + "\n", [signature(0)])
+    assert notes.MAX_NOTE_BYTES == len(padded)
+    assert 1 == len(notes.parse_note(padded).signatures)
+
+
+def test_every_line_of_an_unknown_key_is_counted():
+    lines = [*(signature(number) for number in range(5)), SIGNER.sign(TEXT)]
+
+    assert 5 == notes.open_note(notes.format_note(TEXT, lines), [LOG_KEY]).unknown_signatures
+
+
+def test_a_cosignature_may_be_of_the_first_second_there_is():
+    assert 1 == WITNESS.verifier_key.verify(TEXT, WITNESS.sign(TEXT, time_s=1).signature)
+    with pytest.raises(NoteError, match="needs its time"):
+        WITNESS.sign(TEXT, time_s=1 << 63)
+
+
+def test_a_signature_of_an_unknown_kind_may_be_as_short_as_one_byte():
+    shortest = notes.encode_signature_line(signature(1))
+
+    assert b"s" == notes.decode_signature_line(shortest).signature
+    with pytest.raises(NoteError, match="name-1: a signature of 4 bytes has no room for a key id"):
+        notes.decode_signature_line("\u2014 name-1 AAAAAA==")
+
+
+@pytest.mark.parametrize("line", ["name AAAAAAA=", "-- name AAAAAAA=", "\u2014 nameAAAAAAA="])
+def test_a_signature_line_without_its_dash_or_its_space_is_none(line):
+    with pytest.raises(NoteError, match="a signature line is a dash"):
+        notes.decode_signature_line(line)
+
+
+def test_a_signature_that_fails_says_whose_it_is():
+    """Also where its length alone is wrong."""
+    for bad in (b"short", SIGNER.sign("other\n").signature):
+        with pytest.raises(SignatureInvalid) as caught:
+            LOG_KEY.verify(TEXT, bad)
+        assert (LOG_KEY.name, LOG_KEY.key_id) == (caught.value.key_name, caught.value.key_id)
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("log: no key of type 0x01 has 31 bytes", lambda: VerifierKey(name="log", key_type=1, public_key=bytes(31))),
+        ("n: the key's id is 6986284b, its text says 00000000", lambda: VerifierKey.decode(f"n+00000000+{'AQ' + 'A' * 42}")),
+        ("log: a seed has 32 bytes, not 31", lambda: SignerKey(name="log", key_type=1, seed=bytes(31))),
+        ("log: no key type 0x09", lambda: SignerKey(name="log", key_type=9, seed=bytes(32))),
+        ("not the text of a signer key", lambda: SignerKey.decode("log+00000000+AQ==")),
+        ("n: the signer key's id is not that of its seed", lambda: SignerKey.decode(f"PRIVATE+KEY+n+00000000+{'AQ' + 'A' * 42}")),
+        (f"{WITNESS.name}: a cosignature needs its time", lambda: WITNESS.sign(TEXT)),
+        ("a note of 1000001 bytes", lambda: notes.parse_note(bytes(1_000_001))),
+        ("a note is UTF-8", lambda: notes.parse_note(b"\xff")),
+        ("a note is text, an empty line and signature lines", lambda: notes.parse_note(b"text\n")),
+        ("101 signature lines; 100 are enough", lambda: notes.parse_note(b"text\n\n" + b"line\n" * 101)),
+        ("the text of a note ends in a newline", lambda: notes.format_note("text", [signature(1)])),
+        ("a note has 1..100 signatures, not 0", lambda: notes.format_note("text\n", [])),
+        ("no signature by a known key", lambda: notes.open_note(NOTE, [])),
+        ("a key name is not empty and holds neither space nor plus", lambda: notes.check_key_name("a b")),
+        ("a key name is not empty and holds neither space nor plus", lambda: notes.check_key_name("a+b")),
+        ("a key name is not empty and holds neither space nor plus", lambda: notes.check_key_name("")),
+        ("a checkpoint has three lines: origin, tree size, root hash", lambda: notes.parse_tree_head("log\n1\n")),
+        ("checkpoint: not base64", lambda: notes.parse_tree_head("log\n1\n?\n")),
+        ("a root hash has 32 bytes, not 1", lambda: notes.parse_tree_head("log\n1\nAA==\n")),
+        ("a tree size is a plain decimal number below 2^63", lambda: notes.parse_size("01")),
+        (
+            "names in an ML-DSA-44 cosignature have at most 255 bytes",
+            lambda: notes.subtree_message(cosigner="n" * 256, time_s=1, origin="o", start=0, end=1, root_hash=bytes(32)),
+        ),
+        ("not base64", lambda: notes.decode_base64("?")),
+        ("base64 in another spelling than its own", lambda: notes.decode_base64("AB==")),
+        ("a key text is a name, eight hex digits and base64, joined by plus", lambda: VerifierKey.decode("log")),
+        ("a key name is not empty and holds neither space nor plus", lambda: VerifierKey.decode("a b+00000000+AQ==")),
+        ("a key text without a key", lambda: VerifierKey.decode("log+00000000+")),
+        (
+            "a note holds no control characters but newlines, no byte order mark and no half characters",
+            lambda: notes.format_note("\ufefftext\n", [signature(1)]),
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_told_in_words(said, refused):
+    with pytest.raises((NoteError, CheckpointError)) as caught:
+        refused()
+
+    assert said == str(caught.value)
