@@ -592,6 +592,9 @@ def config_examples() -> list[bytes]:
         b'log_user_ids = true\n[content]\nmode = "none"\n[enrich]\nscope = "missing"\nhorizon_hours = 24.5\n'
         b'max_per_second = 5\n[report]\ntz = "Europe/Berlin"\n',
         b'capture.mode = "buffer"\nenrich = { scope = "off", horizon_hours = 1e3 }\n',
+        b'[content]\nmode = "preview"\nmax_bytes = 2048\nrules = [{user = "u", tag = "a=b", model = "x/*", mode = "full", action = "block"}]\n'
+        b'[redact]\naction = "report"\noff = ["IP"]\nnational_ids = ["DE"]\npatterns = [{name = "ORDER", pattern = "ORD-[0-9]{6}"}]\n',
+        b"OPENROUTER_AUDIT_REDACT_OFF=PHONE, IP",
         b"OPENROUTER_AUDIT_ENRICH_MAX_PER_SECOND=2.5",
         b"OPENROUTER_AUDIT_CAPTURE_HOSTS=a.example, b.example:80",
         b"OPENROUTER_AUDIT_CAPTURE_SPOOL_MAX_BYTES=1073741824",
@@ -604,7 +607,8 @@ def parse_config(data: bytes, _: random.Random) -> None:
         name, _, value = data.decode("utf-8", "surrogateescape").partition("=")
         environ = {name: value}
     config = load_config(_folder() / "absent" if environ else written(data, "config.toml"), environ)
-    assert 64 == len(config.policy(mode="buffer"))
+    assert 64 == len(config.policy(mode="buffer", key=bytes(32)))
+    config.redaction_policy()
     assert 0 < config.enrich.horizon_hours * 3600e6 < 2**63
     assert 0 < config.enrich.max_per_second < 2**63
 
